@@ -1,0 +1,1 @@
+"""Procedural scenes: appearance, 2D clips for training a small SAM2, and a posed 3D capture."""
