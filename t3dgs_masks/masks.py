@@ -1,0 +1,111 @@
+"""Pure functions on binary masks: overlap, growth, components, run-length encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from t3dgs_masks.types import BoolMask, Rle
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+def iou(first: BoolMask, second: BoolMask) -> float:
+    """Intersection over union of two [H, W] bool masks; 0 if both are empty."""
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 0.0
+
+
+def coverage(mask: BoolMask, region: BoolMask) -> float:
+    """Share of `mask` that lies inside `region`, both [H, W] bool; 0 if `mask` is empty."""
+    area = np.count_nonzero(mask)
+    return np.count_nonzero(mask & region) / area if area else 0.0
+
+
+def dilate(mask: BoolMask, iterations: int) -> BoolMask:
+    """[H, W] bool grown by `iterations` steps of the 4-connected cross."""
+    if iterations <= 0:
+        return mask
+    # The border counts as background (scipy's binary_dilation does the same).
+    grown = cv2.dilate(
+        mask.astype(np.uint8),
+        _CROSS,
+        iterations=iterations,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    return grown.astype(bool)
+
+
+def components(mask: BoolMask) -> list[NDArray[np.intp]]:
+    """The 8-connected components of a [H, W] bool mask, in raster order of their first pixel.
+
+    Returns:
+        One [P, 2] integer array of (row, column) per component, pixels in raster order.
+    """
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    rows, columns = np.nonzero(labels)
+    label_of_pixel = labels[rows, columns]
+    order = np.argsort(label_of_pixel, kind="stable")
+    pixels = np.stack([rows[order], columns[order]], axis=1)
+    sizes = np.bincount(label_of_pixel, minlength=count)[1:]
+    groups = [group for group in np.split(pixels, np.cumsum(sizes)[:-1]) if len(group)]
+    # OpenCV's label order is an implementation detail of its algorithm; ours is not.
+    return sorted(groups, key=lambda group: (int(group[0, 0]), int(group[0, 1])))
+
+
+def fill_holes(mask: BoolMask, max_area: int) -> BoolMask:
+    """[H, W] bool with enclosed background regions (4-connected) of up to `max_area` pixels filled.
+
+    A background region that touches the image border is not a hole.
+    """
+    if max_area <= 0 or not mask.any():
+        return mask
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (~mask).astype(np.uint8), connectivity=4
+    )
+    is_hole = stats[:, cv2.CC_STAT_AREA] <= max_area
+    is_hole[0] = False
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    is_hole[np.unique(edge)] = False
+    return mask | is_hole[labels] if count > 1 else mask
+
+
+def encode(mask: BoolMask) -> Rle:
+    """[H, W] bool -> `Rle`."""
+    height, width = mask.shape
+    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return Rle(height, width, bytes(encoded["counts"]))
+
+
+def decode(rle: Rle) -> BoolMask:
+    """`Rle` -> [H, W] bool."""
+    return coco.decode(_as_coco(rle)).astype(bool)
+
+
+def area(rle: Rle) -> int:
+    """Number of True pixels."""
+    return int(coco.area(_as_coco(rle)))
+
+
+def union(rles: Sequence[Rle]) -> Rle:
+    """Pixels that are True in any of `rles`; at least one, all of one size."""
+    merged = coco.merge([_as_coco(rle) for rle in rles], intersect=False)
+    return Rle(rles[0].height, rles[0].width, bytes(merged["counts"]))
+
+
+def pairwise_iou(rles: Sequence[Rle]) -> NDArray[np.float64]:
+    """[K, K] IoU of every pair; 0 where both are empty."""
+    if not rles:
+        return np.zeros((0, 0))
+    as_coco = [_as_coco(rle) for rle in rles]
+    overlaps = np.asarray(coco.iou(as_coco, as_coco, [0] * len(rles)), dtype=np.float64)
+    return np.nan_to_num(overlaps, nan=0.0)
+
+
+def _as_coco(rle: Rle) -> dict[str, object]:
+    return {"size": [rle.height, rle.width], "counts": rle.counts}
