@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,6 +13,21 @@ from pycocotools import mask as coco
 from t3dgs_masks.types import BoolMask, Rle
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+@dataclass(frozen=True)
+class TransientMask:
+    """Where one frame shows something that is not part of the static scene."""
+
+    pixels: BoolMask  # [H, W] bool, True = transient
+
+    def dilated(self, radius_px: int) -> TransientMask:
+        """Grown by `radius_px` steps of the 4-connected cross; 0 returns the same pixels."""
+        return TransientMask(dilate(self.pixels, radius_px))
+
+    def static(self) -> NDArray[np.uint8]:
+        """[H, W] uint8 as it goes to disk: 255 = static (keep), 0 = transient (ignore)."""
+        return np.where(self.pixels, np.uint8(0), np.uint8(255))
 
 
 def iou(first: BoolMask, second: BoolMask) -> float:

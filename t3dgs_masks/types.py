@@ -2,8 +2,8 @@
 
 Only numpy is imported here. Every mask says what its True pixels mean: *coarse* and *transient*
 masks are True where something moves through the scene; *object* masks and proposals are True on
-the object. Only files on disk hold *static* masks (white = keep), and only `TransientMask` turns
-one into the other.
+the object. Only files on disk hold *static* masks (white = keep), and only `masks.TransientMask` turns one into
+the other.
 """
 
 from __future__ import annotations
@@ -66,23 +66,6 @@ class TrackedFrame:
 
     frame_idx: int
     objects: tuple[TrackedObject, ...]
-
-
-@dataclass(frozen=True)
-class TransientMask:
-    """Where one frame shows something that is not part of the static scene."""
-
-    pixels: BoolMask  # [H, W] bool, True = transient
-
-    def dilated(self, radius_px: int) -> TransientMask:
-        """Grown by `radius_px` steps of the 4-connected cross; 0 returns the same pixels."""
-        from t3dgs_masks.masks import dilate
-
-        return TransientMask(dilate(self.pixels, radius_px))
-
-    def static(self) -> NDArray[np.uint8]:
-        """[H, W] uint8 as it goes to disk: 255 = static (keep), 0 = transient (ignore)."""
-        return np.where(self.pixels, np.uint8(0), np.uint8(255))
 
 
 class FrameSequence(Protocol):
