@@ -2,8 +2,8 @@
 
 Only numpy is imported here. Every mask says what its True pixels mean: *coarse* and *transient*
 masks are True where something moves through the scene; *object* masks and proposals are True on
-the object. Only files on disk hold *static* masks (white = keep), and only `masks.TransientMask` turns one into
-the other.
+the object. Only files on disk hold *static* masks (white = keep), and only `masks.TransientMask`
+turns one into the other.
 """
 
 from __future__ import annotations

@@ -1,0 +1,238 @@
+"""What SAM2 remembers, as explicit values: features of frames and memories of objects.
+
+A frame's features depend on the frame alone; a conditioning memory depends on the frame and on
+the pixels of the mask alone. Both caches use exactly that as their key, so nothing is computed
+twice as long as the cache is large enough, and a value that was evicted is simply computed again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image as PilImage
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from t3dgs_masks.sam.devices import Precision
+from t3dgs_masks.types import FrameSequence, Image, Rle
+
+# ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
+_PIXEL_MEAN = (0.485, 0.456, 0.406)
+_PIXEL_STD = (0.229, 0.224, 0.225)
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class LruCache(Generic[Key, Value]):
+    """Keeps the most recently used values whose sizes add up to at most `budget_bytes`.
+
+    The value used last always stays, however large it is.
+    """
+
+    def __init__(self, budget_bytes: int, size_of: Callable[[Value], int]) -> None:
+        self._budget_bytes = budget_bytes
+        self._size_of = size_of
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._used_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
+    def get(self, key: Key) -> Value | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        previous = self._values.pop(key, None)
+        if previous is not None:
+            self._used_bytes -= self._size_of(previous)
+        self._values[key] = value
+        self._used_bytes += self._size_of(value)
+        while self._used_bytes > self._budget_bytes and len(self._values) > 1:
+            _, evicted = self._values.popitem(last=False)
+            self._used_bytes -= self._size_of(evicted)
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """The image encoder's output for one frame, finest level first.
+
+    For a model of input size S these are [1, C/8, S/4, S/4], [1, C/4, S/8, S/8] and
+    [1, C, S/16, S/16]; the first two have already been through the mask decoder's own projections
+    (sam2_base.py:forward_image).
+    """
+
+    levels: tuple[Tensor, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(level.nbytes for level in self.levels)
+
+
+@dataclass(frozen=True)
+class BatchedFeatures:
+    """One frame's features in the layout that SAM2Base's methods take, for `batch` objects."""
+
+    vision_feats: list[Tensor]  # per level [h*w, batch, C]
+    vision_pos_embeds: list[Tensor]  # per level [h*w, batch, C]
+    sizes: list[tuple[int, int]]  # per level (h, w)
+
+
+def image_to_tensor(image: Image, image_size: int, device: torch.device) -> Tensor:
+    """[H, W, 3] uint8 RGB -> [1, 3, image_size, image_size] float32, normalised.
+
+    Resized by Pillow exactly as sam2/utils/misc.py:_load_img_as_tensor does it, so that features
+    agree with the official video predictor's.
+    """
+    resized = PilImage.fromarray(image).resize((image_size, image_size))
+    pixels = torch.from_numpy(np.array(resized) / 255.0).permute(2, 0, 1).float()
+    mean = torch.tensor(_PIXEL_MEAN)[:, None, None]
+    std = torch.tensor(_PIXEL_STD)[:, None, None]
+    return ((pixels - mean) / std)[None].to(device)
+
+
+def default_cache_bytes() -> int:
+    """A quarter of the machine's memory: room for the features of a few hundred frames."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+class FrameFeatureCache:
+    """Frame features by frame index, encoded when first asked for.
+
+    Args:
+        model: any SAM2 model, in eval mode.
+        frames: the sequence that frame indices refer to.
+        precision: autocast and device settings.
+        budget_bytes: features are kept on the host up to this many bytes; beyond, the least
+            recently used frame is dropped (and encoded again if it is needed again).
+    """
+
+    def __init__(
+        self,
+        model: SAM2Base,
+        frames: FrameSequence,
+        precision: Precision,
+        budget_bytes: int | None = None,
+    ) -> None:
+        self._model = model
+        self._frames = frames
+        self._precision = precision
+        budget = default_cache_bytes() if budget_bytes is None else budget_bytes
+        self._cache: LruCache[int, FrameFeatures] = LruCache(budget, lambda f: f.num_bytes)
+        # Position encodings are the same for every frame: kept once, on the device.
+        self._positions: list[Tensor] = []
+
+    @property
+    def frames(self) -> FrameSequence:
+        return self._frames
+
+    def __getitem__(self, frame_idx: int) -> FrameFeatures:
+        """Features of one frame, on the model's device."""
+        device = self._model.device
+        features = self._cache.get(frame_idx)
+        if features is None:
+            features = self._encode(frame_idx)
+            host = FrameFeatures(tuple(level.cpu() for level in features.levels))
+            self._cache.put(frame_idx, host)
+            return features
+        return FrameFeatures(tuple(level.to(device) for level in features.levels))
+
+    def batched(self, frame_idx: int, batch: int) -> BatchedFeatures:
+        """Features of one frame repeated for `batch` objects (views, no copies), flattened by
+        SAM2Base itself."""
+        features = self[frame_idx]
+        expanded = {
+            "backbone_fpn": [level.expand(batch, -1, -1, -1) for level in features.levels],
+            "vision_pos_enc": [pos.expand(batch, -1, -1, -1) for pos in self._positions],
+        }
+        _, feats, pos_embeds, sizes = self._model._prepare_backbone_features(expanded)
+        return BatchedFeatures(feats, pos_embeds, sizes)
+
+    @torch.inference_mode()
+    def _encode(self, frame_idx: int) -> FrameFeatures:
+        image = image_to_tensor(self._frames[frame_idx], self._model.image_size, self._model.device)
+        with self._precision.autocast():
+            output = self._model.forward_image(image)
+        num_levels = self._model.num_feature_levels
+        if not self._positions:
+            self._positions = [pos[:1] for pos in output["vision_pos_enc"][-num_levels:]]
+        return FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
+
+
+@dataclass(frozen=True)
+class ObjectMemory:
+    """What SAM2 remembers of one object on one frame (sam2_base.py:track_step)."""
+
+    features: Tensor  # [1, mem_dim, h, w] bfloat16, as the official predictor stores it
+    object_pointer: Tensor  # [1, C]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.features.nbytes + self.object_pointer.nbytes
+
+
+class MemoryBank:
+    """Conditioning memories by (frame, mask content), shared by all passes and all objects.
+
+    The caller owns it: the tracker puts memories in and takes them out, and nothing else changes
+    them. Two objects with the same pixels on the same frame share one memory.
+    """
+
+    def __init__(self, budget_bytes: int | None = None) -> None:
+        budget = default_cache_bytes() if budget_bytes is None else budget_bytes
+        self._cache: LruCache[tuple[int, Rle], ObjectMemory] = LruCache(
+            budget, lambda memory: memory.num_bytes
+        )
+        self.positions: Tensor | None = None
+        """[1, mem_dim, h, w] position encoding of every memory alike; None before the first."""
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def get(self, frame_idx: int, mask: Rle) -> ObjectMemory | None:
+        return self._cache.get((frame_idx, mask))
+
+    def put(self, frame_idx: int, mask: Rle, memory: ObjectMemory) -> None:
+        self._cache.put((frame_idx, mask), memory)
+
+
+@dataclass(frozen=True)
+class BatchedMemory:
+    """Memories of several objects on one frame, stacked, as SAM2Base reads them."""
+
+    features: Tensor  # [B, mem_dim, h, w]
+    positions: Tensor  # [1, mem_dim, h, w]
+    object_pointers: Tensor  # [B, C]
+
+    @staticmethod
+    def stack(
+        memories: Sequence[ObjectMemory], positions: Tensor, dtype: torch.dtype
+    ) -> BatchedMemory:
+        device = positions.device
+        return BatchedMemory(
+            torch.cat([memory.features.to(device) for memory in memories]).to(dtype),
+            positions,
+            torch.cat([memory.object_pointer.to(device) for memory in memories]),
+        )
+
+    def as_output(self) -> dict[str, object]:
+        """The entry of SAM2Base's `output_dict` that stands for this memory."""
+        batch = self.object_pointers.shape[0]
+        return {
+            "maskmem_features": self.features,
+            "maskmem_pos_enc": [self.positions.expand(batch, -1, -1, -1)],
+            "obj_ptr": self.object_pointers,
+        }

@@ -1,0 +1,311 @@
+"""SAM2 as a mask tracker over `SAM2Base`, with memory as an explicit value.
+
+The official `SAM2VideoPredictor` re-encodes a frame each time a mask is added to it and runs
+every object on its own. Here features and conditioning memories come from caches that outlive a
+restart, and objects whose memories lie on the same frames go through memory attention, mask
+decoder and memory encoder as one batch. The results are the official predictor's, up to the
+rounding of batched arithmetic (`sam/official.py` is what the tests compare with).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from t3dgs_masks.masks import decode
+from t3dgs_masks.sam.devices import Precision
+from t3dgs_masks.sam.memory import (
+    BatchedMemory,
+    FrameFeatureCache,
+    MemoryBank,
+    ObjectMemory,
+)
+from t3dgs_masks.types import Rle, TrackedFrame, TrackedObject
+
+
+@dataclass(frozen=True)
+class TrackedLogits:
+    """Network output for all tracked objects on one frame, before thresholding."""
+
+    frame_idx: int
+    object_ids: tuple[int, ...]  # ascending
+    mask_logits: Tensor  # [K, S/4, S/4] float32, at the mask decoder's resolution
+    object_score_logits: Tensor  # [K] float32
+
+    def at_size(self, height: int, width: int) -> Tensor:
+        """[K, height, width] float32 logits, upsampled as sam2_video_predictor.py:
+        _get_orig_video_res_output does."""
+        return F.interpolate(
+            self.mask_logits[:, None], size=(height, width), mode="bilinear", align_corners=False
+        )[:, 0]
+
+    def thresholded(self, height: int, width: int) -> TrackedFrame:
+        masks = (self.at_size(height, width) > 0).cpu().numpy()
+        scores = self.object_score_logits.cpu().tolist()
+        return TrackedFrame(
+            self.frame_idx,
+            tuple(
+                TrackedObject(object_id, mask, score)
+                for object_id, mask, score in zip(self.object_ids, masks, scores, strict=True)
+            ),
+        )
+
+
+@dataclass
+class _Batch:
+    """Objects conditioned on the same frames: one batch for every network call."""
+
+    object_ids: tuple[int, ...]
+    conditioning_masks: dict[int, list[Rle]]  # frame_idx -> mask per object
+    conditioning: dict[int, BatchedMemory] = field(default_factory=dict)
+    propagated: dict[int, BatchedMemory] = field(default_factory=dict)
+
+
+class Sam2Tracker:
+    """`Tracker` over any SAM2 model.
+
+    Args:
+        model: a SAM2 model in eval mode.
+        features: the sequence's feature cache; share it with a `Sam2Proposer`.
+        precision: autocast settings of the model's device.
+        bank: conditioning memories; keeps its content over `forget()`.
+    """
+
+    def __init__(
+        self,
+        model: SAM2Base,
+        features: FrameFeatureCache,
+        precision: Precision,
+        bank: MemoryBank | None = None,
+    ) -> None:
+        self._model = model
+        self._features = features
+        self._precision = precision
+        self._bank = MemoryBank() if bank is None else bank
+        # object_id -> frame_idx -> mask, in the order they were given
+        self._conditioning: dict[int, dict[int, Rle]] = {}
+
+    def forget(self) -> None:
+        self._conditioning = {}
+
+    def condition(self, frame_idx: int, object_id: int, mask: Rle) -> None:
+        self._conditioning.setdefault(object_id, {})[frame_idx] = mask
+
+    def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
+        frames = self._features.frames
+        for logits in self.propagate_logits(start_frame_idx, reverse=reverse):
+            yield logits.thresholded(frames.height, frames.width)
+
+    def propagate_logits(
+        self, start_frame_idx: int, *, reverse: bool = False
+    ) -> Iterator[TrackedLogits]:
+        """As `propagate`, but yields logits.
+
+        The memory of a frame is encoded only when the frame after it is asked for, so a single
+        step (the final pass) costs no memory encoding of its own.
+        """
+        batches = self._group_by_layout()
+        if not batches:
+            return
+        self._encode_conditioning(batches)
+        last = 0 if reverse else len(self._features.frames) - 1
+        step = -1 if reverse else 1
+        for frame_idx in range(start_frame_idx, last + step, step):
+            outputs = [self._track(batch, frame_idx, reverse=reverse) for batch in batches]
+            yield _merge_batches(frame_idx, batches, outputs)
+            if frame_idx == last:
+                return
+            for batch, output in zip(batches, outputs, strict=True):
+                self._remember(batch, frame_idx, output)
+                self._drop_unreachable(batch, frame_idx, reverse=reverse)
+
+    def _group_by_layout(self) -> list[_Batch]:
+        """Objects by the frames that they are conditioned on."""
+        layouts: dict[tuple[int, ...], list[int]] = {}
+        for object_id in sorted(self._conditioning):
+            layouts.setdefault(tuple(self._conditioning[object_id]), []).append(object_id)
+        return [
+            _Batch(
+                tuple(object_ids),
+                {
+                    frame_idx: [self._conditioning[k][frame_idx] for k in object_ids]
+                    for frame_idx in layout
+                },
+            )
+            for layout, object_ids in layouts.items()
+        ]
+
+    def _encode_conditioning(self, batches: list[_Batch]) -> None:
+        """Fill every batch's conditioning memories, encoding those that the bank lacks."""
+        wanted: dict[int, dict[Rle, ObjectMemory | None]] = {}
+        for batch in batches:
+            for frame_idx, masks in batch.conditioning_masks.items():
+                known = wanted.setdefault(frame_idx, {})
+                known.update({mask: self._bank.get(frame_idx, mask) for mask in masks})
+        found: dict[tuple[int, Rle], ObjectMemory] = {}
+        for frame_idx, memories in wanted.items():
+            missing = [mask for mask, memory in memories.items() if memory is None]
+            encoded = dict(zip(missing, self._encode_masks(frame_idx, missing), strict=True))
+            for mask, memory in memories.items():
+                # Held here too: the bank may evict one memory while the next is put in.
+                found[frame_idx, mask] = memory if memory is not None else encoded[mask]
+        positions = self._bank.positions
+        assert positions is not None  # every batch has at least one conditioning memory
+        dtype = self._memory_dtype()
+        for batch in batches:
+            for frame_idx, masks in batch.conditioning_masks.items():
+                batch.conditioning[frame_idx] = BatchedMemory.stack(
+                    [found[frame_idx, mask] for mask in masks], positions, dtype
+                )
+
+    @torch.inference_mode()
+    def _encode_masks(self, frame_idx: int, masks: list[Rle]) -> list[ObjectMemory]:
+        """Memories of given masks on one frame, put into the bank.
+
+        What sam2_video_predictor.py does in add_new_mask and propagate_in_video_preflight.
+        """
+        if not masks:
+            return []
+        model = self._model
+        inputs = torch.cat([self._mask_input(mask) for mask in masks])
+        features = self._features.batched(frame_idx, len(masks))
+        with self._precision.autocast():
+            output = model.track_step(
+                frame_idx=frame_idx,
+                is_init_cond_frame=True,
+                current_vision_feats=features.vision_feats,
+                current_vision_pos_embeds=features.vision_pos_embeds,
+                feat_sizes=features.sizes,
+                point_inputs=None,
+                mask_inputs=inputs,
+                output_dict={},
+                num_frames=len(self._features.frames),
+                run_mem_encoder=False,
+            )
+            # From the low-resolution logits and not from the mask itself, as the official
+            # predictor does: it is what its conditioning memories look like.
+            high_res = F.interpolate(
+                output["pred_masks"],
+                size=(model.image_size, model.image_size),
+                mode="bilinear",
+                align_corners=False,
+            )
+            memory_features, positions = model._encode_new_memory(
+                current_vision_feats=features.vision_feats,
+                feat_sizes=features.sizes,
+                pred_masks_high_res=high_res,
+                object_score_logits=output["object_score_logits"],
+                is_mask_from_pts=True,
+            )
+        self._bank.positions = positions[-1][:1]
+        host_features = memory_features.to(torch.bfloat16).cpu()
+        host_pointers = output["obj_ptr"].cpu()
+        memories = []
+        for slot, mask in enumerate(masks):
+            # Cloned: a view would keep the whole batch alive after the others are evicted.
+            memory = ObjectMemory(
+                host_features[slot : slot + 1].clone(), host_pointers[slot : slot + 1].clone()
+            )
+            self._bank.put(frame_idx, mask, memory)
+            memories.append(memory)
+        return memories
+
+    def _mask_input(self, mask: Rle) -> Tensor:
+        """[1, 1, S, S] float32 in {0, 1}: add_new_mask's resizing."""
+        size = self._model.image_size
+        dense = torch.from_numpy(decode(mask))[None, None].float().to(self._model.device)
+        if dense.shape[-2:] == (size, size):
+            return dense
+        resized = F.interpolate(
+            dense, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+        return (resized >= 0.5).float()
+
+    @torch.inference_mode()
+    def _track(self, batch: _Batch, frame_idx: int, *, reverse: bool) -> dict[str, Tensor]:
+        """One step of one batch; SAM2Base's own output without a memory yet."""
+        if frame_idx in batch.conditioning_masks:
+            return self._given(batch, frame_idx)
+        features = self._features.batched(frame_idx, len(batch.object_ids))
+        with self._precision.autocast():
+            return self._model.track_step(
+                frame_idx=frame_idx,
+                is_init_cond_frame=False,
+                current_vision_feats=features.vision_feats,
+                current_vision_pos_embeds=features.vision_pos_embeds,
+                feat_sizes=features.sizes,
+                point_inputs=None,
+                mask_inputs=None,
+                output_dict={
+                    "cond_frame_outputs": {
+                        t: memory.as_output() for t, memory in batch.conditioning.items()
+                    },
+                    "non_cond_frame_outputs": {
+                        t: memory.as_output() for t, memory in batch.propagated.items()
+                    },
+                },
+                num_frames=len(self._features.frames),
+                track_in_reverse=reverse,
+                run_mem_encoder=False,
+            )
+
+    def _given(self, batch: _Batch, frame_idx: int) -> dict[str, Tensor]:
+        """On a conditioning frame the output is the mask that was given
+        (sam2_base.py:_use_mask_as_output: logits of -10 and +10)."""
+        inputs = torch.cat([self._mask_input(mask) for mask in batch.conditioning_masks[frame_idx]])
+        high_res = inputs * 20.0 - 10.0
+        size = self._model.image_size // 4
+        low_res = F.interpolate(
+            high_res, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+        appears = inputs.flatten(1).any(dim=1, keepdim=True).float()
+        return {"pred_masks": low_res, "object_score_logits": appears * 20.0 - 10.0}
+
+    @torch.inference_mode()
+    def _remember(self, batch: _Batch, frame_idx: int, output: dict[str, Tensor]) -> None:
+        """Encode what was propagated to `frame_idx`, for the frames that follow."""
+        if frame_idx in batch.conditioning_masks:
+            return
+        features = self._features.batched(frame_idx, len(batch.object_ids))
+        with self._precision.autocast():
+            memory_features, positions = self._model._encode_new_memory(
+                current_vision_feats=features.vision_feats,
+                feat_sizes=features.sizes,
+                pred_masks_high_res=output["pred_masks_high_res"],
+                object_score_logits=output["object_score_logits"],
+                is_mask_from_pts=False,
+            )
+        # Through bfloat16, as the official predictor stores it.
+        rounded = memory_features.to(torch.bfloat16).to(self._memory_dtype())
+        batch.propagated[frame_idx] = BatchedMemory(rounded, positions[-1][:1], output["obj_ptr"])
+
+    def _drop_unreachable(self, batch: _Batch, frame_idx: int, *, reverse: bool) -> None:
+        """Forget propagated memories that no later frame can read any more."""
+        model = self._model
+        reach = max(
+            model.num_maskmem * model.memory_temporal_stride_for_eval,
+            model.max_obj_ptrs_in_encoder,
+        )
+        batch.propagated.pop(frame_idx + reach if reverse else frame_idx - reach, None)
+
+    def _memory_dtype(self) -> torch.dtype:
+        """Autocast takes bfloat16 memories as they are; float32 layers need float32."""
+        return self._precision.autocast_dtype or torch.float32
+
+
+def _merge_batches(
+    frame_idx: int, batches: list[_Batch], outputs: list[dict[str, Tensor]]
+) -> TrackedLogits:
+    object_ids = [object_id for batch in batches for object_id in batch.object_ids]
+    order = sorted(range(len(object_ids)), key=object_ids.__getitem__)
+    return TrackedLogits(
+        frame_idx,
+        tuple(object_ids[slot] for slot in order),
+        torch.cat([output["pred_masks"][:, 0] for output in outputs])[order].float(),
+        torch.cat([output["object_score_logits"][:, 0] for output in outputs])[order].float(),
+    )
