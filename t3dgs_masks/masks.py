@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,9 +82,10 @@ def fill_holes(mask: BoolMask, max_area: int) -> BoolMask:
     """
     if max_area <= 0 or not mask.any():
         return mask
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+    count, label_map, stats, _ = cv2.connectedComponentsWithStats(
         (~mask).astype(np.uint8), connectivity=4
     )
+    labels = np.asarray(label_map, dtype=np.intp)
     is_hole = stats[:, cv2.CC_STAT_AREA] <= max_area
     is_hole[0] = False
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
@@ -94,7 +96,7 @@ def fill_holes(mask: BoolMask, max_area: int) -> BoolMask:
 def encode(mask: BoolMask) -> Rle:
     """[H, W] bool -> `Rle`."""
     height, width = mask.shape
-    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    encoded: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return Rle(height, width, bytes(encoded["counts"]))
 
 
@@ -110,7 +112,7 @@ def area(rle: Rle) -> int:
 
 def union(rles: Sequence[Rle]) -> Rle:
     """Pixels that are True in any of `rles`; at least one, all of one size."""
-    merged = coco.merge([_as_coco(rle) for rle in rles], intersect=False)
+    merged: Any = coco.merge([_as_coco(rle) for rle in rles], intersect=False)
     return Rle(rles[0].height, rles[0].width, bytes(merged["counts"]))
 
 
@@ -123,5 +125,5 @@ def pairwise_iou(rles: Sequence[Rle]) -> NDArray[np.float64]:
     return np.nan_to_num(overlaps, nan=0.0)
 
 
-def _as_coco(rle: Rle) -> dict[str, object]:
+def _as_coco(rle: Rle) -> Any:  # pycocotools' own type for it exists only in its stubs
     return {"size": [rle.height, rle.width], "counts": rle.counts}

@@ -1,0 +1,22 @@
+"""The algorithm: masklets from proposals and a tracker, judged by coarse masks and residuals."""
+
+from t3dgs_masks.refine.masklets import Masklet, MaskletSet
+from t3dgs_masks.refine.observer import RefineObserver, SilentObserver, Stage
+from t3dgs_masks.refine.passes import PassCounts
+from t3dgs_masks.refine.pipeline import RefineResult, refine
+from t3dgs_masks.refine.scoring import TransienceScorer, Verdict, judge, keep_all
+
+__all__ = [
+    "Masklet",
+    "MaskletSet",
+    "PassCounts",
+    "RefineObserver",
+    "RefineResult",
+    "SilentObserver",
+    "Stage",
+    "TransienceScorer",
+    "Verdict",
+    "judge",
+    "keep_all",
+    "refine",
+]

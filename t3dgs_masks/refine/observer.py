@@ -1,0 +1,45 @@
+"""How a refine tells what it is doing."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+
+class Stage(str, Enum):
+    """The parts of a refine, in order; the values are the keys used in reports."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    FINAL = "final"
+    FILTER = "filter"
+
+
+class RefineObserver(Protocol):
+    """Called by `refine` as it goes; a progress display implements it."""
+
+    def stage_started(self, stage: Stage, num_frames: int) -> None:
+        """A stage begins; `frame_done` will follow for each of `num_frames` frames."""
+        ...
+
+    def frame_done(self, stage: Stage, frame_idx: int, num_objects: int) -> None:
+        """One frame of a stage is done; `num_objects` have been found in the sequence so far."""
+        ...
+
+    def stage_finished(self, stage: Stage) -> None: ...
+
+    def notice(self, text: str) -> None:
+        """One line that the user should read; the result lists all of them too."""
+        ...
+
+
+class SilentObserver:
+    """Says nothing."""
+
+    def stage_started(self, stage: Stage, num_frames: int) -> None: ...
+
+    def frame_done(self, stage: Stage, frame_idx: int, num_objects: int) -> None: ...
+
+    def stage_finished(self, stage: Stage) -> None: ...
+
+    def notice(self, text: str) -> None: ...

@@ -1,0 +1,194 @@
+"""The whole job: passes, filter, result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from t3dgs_masks import masks
+from t3dgs_masks.config import RefineConfig
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.masks import TransientMask
+from t3dgs_masks.refine.masklets import MaskletSet
+from t3dgs_masks.refine.observer import RefineObserver, SilentObserver, Stage
+from t3dgs_masks.refine.passes import BackwardPass, FinalPass, ForwardPass, Pass, PassCounts
+from t3dgs_masks.refine.proposals import ProposalSearch
+from t3dgs_masks.refine.scoring import TransienceScorer, Verdict, judge, keep_all
+from t3dgs_masks.types import PromptSource, Proposer, Tracker
+
+NOTHING_FOUND = (
+    "no proposal passed the thresholds; all frames are written as all-static; "
+    "lower --pred-iou-thresh / --stability-score-thresh{promptable}"
+)
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """What a refine found, what of it is kept, and how it went."""
+
+    num_frames: int
+    height: int
+    width: int
+    masklets: MaskletSet
+    """All objects after the passes, rejected ones included."""
+    verdicts: tuple[Verdict, ...]
+    """One per object, in ascending order of object id."""
+    seconds: Mapping[Stage, float]
+    """Wall time of every stage; 0 for one that was not needed."""
+    counts: Mapping[Stage, PassCounts]
+    """What happened in the passes; all zero for one that was not needed."""
+    notices: tuple[str, ...]
+
+    @cached_property
+    def kept_ids(self) -> frozenset[int]:
+        """Ids of the objects that make up the transient masks."""
+        return frozenset(verdict.object_id for verdict in self.verdicts if verdict.kept)
+
+    def transient(self, frame_idx: int) -> TransientMask:
+        """Union of the kept objects on one frame; all False where there are none."""
+        if not 0 <= frame_idx < self.num_frames:
+            raise IndexError(f"frame {frame_idx} of {self.num_frames}")
+        found = self.masklets.at_frame(frame_idx)
+        kept = [mask for object_id, mask in found.items() if object_id in self.kept_ids]
+        if not kept:
+            return TransientMask(np.zeros((self.height, self.width), dtype=bool))
+        return TransientMask(masks.decode(masks.union(kept)))
+
+
+@dataclass
+class _Log:
+    """Times the stages, keeps the notices and passes both on to the observer."""
+
+    observer: RefineObserver
+    seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
+    notices: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, stage: Stage, num_frames: int) -> Iterator[None]:
+        begin = time.perf_counter()
+        self.observer.stage_started(stage, num_frames)
+        yield
+        self.seconds[stage] = time.perf_counter() - begin
+        self.observer.stage_finished(stage)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+        self.observer.notice(text)
+
+
+def refine(
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    prompts: PromptSource | None,
+    proposer: Proposer,
+    tracker: Tracker,
+    config: RefineConfig | None = None,
+    observer: RefineObserver | None = None,
+) -> RefineResult:
+    """Find the transient objects of a sequence and follow them through it (TMR, arXiv 2412.00155).
+
+    Args:
+        num_frames: length of the sequence.
+        height: of every frame, coarse mask, proposal and tracked mask, in pixels.
+        width: likewise.
+        prompts: coarse masks (True = transient) and residuals; None = promptless: objects are
+            looked for everywhere, and all are kept.
+        proposer: proposes objects on single frames.
+        tracker: follows objects from frame to frame.
+        config: settings; the defaults are the reference's.
+        observer: told about progress and notices.
+    """
+    config = config or RefineConfig()
+    _check(config, num_frames)
+    log = _Log(observer or SilentObserver())
+    last_frame = num_frames - 1
+    if config.num_iterations is not None:
+        last_frame = min(config.num_iterations, last_frame)
+    masklets = MaskletSet()
+    search = ProposalSearch(height, width, prompts, proposer, config)
+    counts = {stage: PassCounts() for stage in (Stage.FORWARD, Stage.BACKWARD, Stage.FINAL)}
+
+    _run(ForwardPass(masklets, tracker, config, last_frame, search), counts, log)
+    if len(masklets) == 0:
+        promptable = " / --lambda-ref, or check the coarse masks" if prompts is not None else ""
+        log.notice(NOTHING_FOUND.format(promptable=promptable))
+        verdicts = ()
+    else:
+        _run(BackwardPass(masklets, tracker, config, last_frame), counts, log)
+        _run(FinalPass(masklets, tracker, config, last_frame), counts, log)
+        verdicts = _filter(masklets, prompts, config, last_frame, log)
+    return RefineResult(
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        masklets=masklets,
+        verdicts=verdicts,
+        seconds=log.seconds,
+        counts=counts,
+        notices=tuple(log.notices),
+    )
+
+
+def _check(config: RefineConfig, num_frames: int) -> None:
+    if num_frames < 1:
+        raise UserError("there are no frames to refine")
+    at_least = {
+        "--memory-size": (config.max_conditioning_frames, 1),
+        "--start-points-per-side": (config.start_points_per_side, 1),
+        "--prompt-points-per-side": (config.prompt_points_per_side, 1),
+        "--num-iterations": (config.num_iterations or 0, 0),
+        "--fill-hole-area": (config.fill_hole_area, 0),
+        "--seed": (config.seed, 0),
+    }
+    for flag, (value, minimum) in at_least.items():
+        if value < minimum:
+            raise UserError(f"{flag} is {value}; it has to be at least {minimum}")
+
+
+def _run(current: Pass, counts: dict[Stage, PassCounts], log: _Log) -> None:
+    with log.stage(current.stage, len(current.frames)):
+        try:
+            while not current.finished:
+                frame_idx = current.step()
+                log.observer.frame_done(current.stage, frame_idx, len(current.masklets))
+        finally:
+            current.close()
+    counts[current.stage] = current.state.counts
+
+
+def _filter(
+    masklets: MaskletSet,
+    prompts: PromptSource | None,
+    config: RefineConfig,
+    last_frame: int,
+    log: _Log,
+) -> tuple[Verdict, ...]:
+    if prompts is None:
+        return keep_all(masklets)
+    scorer = TransienceScorer(config.min_scoring_coverage)
+    with log.stage(Stage.FILTER, last_frame + 1):
+        for frame_idx in range(last_frame + 1):
+            if masklets.holds(frame_idx):
+                scorer.add_frame(masklets.at_frame(frame_idx), prompts[frame_idx])
+            log.observer.frame_done(Stage.FILTER, frame_idx, len(masklets))
+    verdicts = judge(
+        masklets,
+        scorer,
+        filter_threshold=config.filter_threshold,
+        min_scoring_coverage=config.min_scoring_coverage,
+    )
+    if not prompts.has_residuals:
+        log.notice("no residuals were given: objects are judged by the coarse masks alone")
+    if not any(verdict.kept for verdict in verdicts):
+        log.notice(
+            f"all {len(verdicts)} objects were rejected by the filter; all frames are written as "
+            "all-static; lower --filter-threshold / --lambda-val to keep more"
+        )
+    return verdicts
