@@ -14,6 +14,7 @@ nerfstudio has them (x right, y up, looking along -z). Pixel (column, row) cover
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -309,9 +310,9 @@ def _sample_paths(rng: np.random.Generator, count: int, rig: _Rig) -> list[_Path
         if index % 3 == 0:
             start = rng.uniform(0.0, 0.15)
             times = np.array([start, rng.uniform(0.82, 0.93)])
-            outside = min(0.75 * (_ORBIT_RADIUS + lane) + 0.45, 2.8)  # of the view
-            across = np.array([-outside, outside]) * side
-            depth = lane + rng.uniform(-0.3, 0.3, 2)
+            # Not too far off: the view there is wider than the room.
+            depth = min(lane, 0.6) + rng.uniform(-0.25, 0.25, 2)
+            across = np.minimum(0.7 * (_ORBIT_RADIUS + depth) + 0.45, 2.8) * [-side, side]
         elif index % 3 == 1:
             arrives = rng.uniform(0.15, 0.35)
             leaves = arrives + rng.uniform(0.3, 0.45)
@@ -380,6 +381,7 @@ class _Quad:
     across: Floats  # [3] along the texture's columns
     down: Floats  # [3] along the texture's rows
 
+    @cached_property
     def front(self) -> Floats:
         """[3] vector that points to those who can see it."""
         return np.cross(self.down, self.across)
@@ -610,7 +612,7 @@ def _face_texture(
     for line in np.linspace(0, height, drawers + 1)[1:-1]:
         cv2.line(face, (0, int(line)), (width, int(line)), _rgb(colour * 0.5), 2)
     cv2.rectangle(face, (0, 0), (width - 1, height - 1), _rgb(colour * 0.65), 2)
-    front = quad.front()
+    front = quad.front
     light = 0.7 + 0.42 * float(front @ _LIGHT / np.linalg.norm(front))
     return np.clip(face * light, 0, 255).astype(np.uint8)
 
@@ -707,7 +709,7 @@ class _Hit:
 def _intersect(quad: _Quad, camera: _Camera) -> _Hit | None:
     """Rays against one quad: exact, since (across, down, 1) / depth is linear in the sample."""
     to_camera = camera.position - quad.corner
-    if quad.front() @ to_camera <= 1e-9:
+    if quad.front @ to_camera <= 1e-9:
         return None
     samples_from_quad = camera.samples_from_world @ np.stack(
         [quad.across, quad.down, -to_camera], axis=1
