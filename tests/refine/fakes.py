@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,7 +247,7 @@ class MessyProposer(TrueProposer):
 def draw_scene(seed: int, *, residuals: bool = True) -> Scene:
     """Rectangles and discs that move, come and go; coarse masks with gaps, holes and mistakes."""
     rng = np.random.default_rng(seed)
-    num_frames, num_objects = int(rng.integers(2, 9)), int(rng.integers(1, 4))
+    num_frames, num_objects = int(rng.integers(2, 15)), int(rng.integers(1, 5))
     objects = np.stack(
         [_draw_object(rng, num_frames) for _ in range(num_objects)], axis=1
     )  # [T, K, H, W]
@@ -284,6 +284,3 @@ def _rough(rng: np.random.Generator, transient: BoolMask) -> BoolMask:
     if rng.random() < 0.3:
         rough[top : top + 5, left : left + 5] = True  # a mistake
     return rough & (rng.random(rough.shape) > 0.05)  # holes
-
-
-TrackerMaker = Callable[[Scene], FakeTracker]

@@ -19,9 +19,10 @@ def _config(seed: int) -> RefineConfig:
         min_proposal_coverage=float(rng.choice([0.5, 0.7])),
         min_scoring_coverage=float(rng.choice([0.5, 0.7])),
         merge_iou=float(rng.choice([0.5, 0.8, 0.9])),
+        filter_threshold=float(rng.choice([0.08, 0.3])),
         start_points_per_side=6,
         prompt_points_per_side=4,
-        num_iterations=None if rng.random() < 0.7 else int(rng.integers(0, 8)),
+        num_iterations=None if rng.random() < 0.7 else int(rng.integers(0, 14)),
         seed=seed,
     )
 
