@@ -137,10 +137,10 @@ def walker_silhouette(size: int, build: WalkerBuild, phase: float) -> NDArray[np
     middle = 0.5
 
     def point(x: float, y: float) -> tuple[int, int]:
-        return int(round(x * size)), int(round(y * size))
+        return round(x * size), round(y * size)
 
     def limb(start: tuple[float, float], end: tuple[float, float], thickness: float) -> None:
-        pixels = max(2, int(round(thickness * size)))
+        pixels = max(2, round(thickness * size))
         cv2.line(canvas, point(*start), point(*end), 255, pixels, cv2.LINE_AA)
 
     def disc(x: float, y: float, half_width: float, half_height: float) -> None:
@@ -202,9 +202,7 @@ def _polygon(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     return canvas
 
 
-def silhouette(
-    rng: np.random.Generator, size: int, kind: SilhouetteKind
-) -> NDArray[np.uint8]:
+def silhouette(rng: np.random.Generator, size: int, kind: SilhouetteKind) -> NDArray[np.uint8]:
     """Draw a random centred silhouette: coverage uint8 ``[size, size]``, 255 = object."""
     if kind == "ellipse":
         return _ellipse(rng, size)
