@@ -307,6 +307,26 @@ def test_final_conditions_on_the_nearest_frames_of_both_sides_lower_index_first(
     ]
 
 
+def test_final_takes_one_frame_and_ends_the_propagation() -> None:
+    class LiveCount(CallLog):
+        def frame_done(self, stage: Stage, frame_idx: int, num_objects: int) -> None:
+            if stage is Stage.FINAL:
+                live.append(tracker.live_generators)
+
+    live: list[int] = []
+    tracker = StillTracker(3)
+    refine(
+        num_frames=3,
+        height=HEIGHT,
+        width=WIDTH,
+        prompts=None,
+        proposer=ScriptedProposer({0: [LEFT]}),
+        tracker=tracker,
+        observer=LiveCount(tracker.calls),
+    )
+    assert live == [0, 0, 0]
+
+
 def test_final_works_in_place() -> None:
     # Only the final pass is conditioned on a later frame while it goes forward.
     class Grower(StillTracker):
