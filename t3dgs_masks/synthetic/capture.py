@@ -142,11 +142,10 @@ def make_capture(spec: CaptureSpec) -> Capture:
     else:
         furniture = _sample_furniture(room_rng, middle, np.zeros((0, 2)), camera_spots)
         tracks = _scatter(path_rng, cameras, num_walkers, furniture)
-    scene, main_colours = _build_room(room_rng, furniture)
+    scene, wall, floor = _build_room(room_rng, furniture)
     walkers: list[_Walker] = []
     for _ in range(num_walkers):
-        worn = [walker.torso_rgb for walker in walkers]
-        walkers.append(_sample_walker(people_rng, main_colours, worn))
+        walkers.append(_sample_walker(people_rng, wall, floor, walkers))
     return _film(spec, intrinsics, scene, walkers, tracks, cameras, eval_cameras, point_rng)
 
 
@@ -273,24 +272,37 @@ class _Tracks:
     phases: Floats  # [N, K] gait, radians
 
 
+def _clothes_colour(
+    rng: np.random.Generator,
+    behind: NDArray[np.float32],
+    worn: list[NDArray[np.float32]],
+    contrast: float,
+) -> NDArray[np.float32]:
+    """A colour [3] that stands out from what is mostly ``behind`` it and is not ``worn`` yet.
+
+    The first of 40 draws that differs by ``contrast`` (sum over the channels), else the one that
+    differs most.
+    """
+    draws = [random_colour(rng, avoid=worn) for _ in range(40)]
+    differences = [float(np.abs(draw - behind).sum()) for draw in draws]
+    enough = [draw for draw, far in zip(draws, differences, strict=True) if far > contrast]
+    return enough[0] if enough else draws[int(np.argmax(differences))]
+
+
 def _sample_walker(
     rng: np.random.Generator,
-    main_colours: list[NDArray[np.float32]],
-    worn: list[NDArray[np.float32]],
+    wall: NDArray[np.float32],
+    floor: NDArray[np.float32],
+    others: list[_Walker],
 ) -> _Walker:
-    """A person whose clothes stand out from the room's ``main_colours`` (wall and floor) and
-    from those already ``worn`` by others."""
-    torso = random_colour(rng, avoid=[*main_colours, *worn], min_distance=140)
-    texture = walker_texture(rng, _WALKER_SPRITE, torso, rng.uniform(4, 14))
-    waist = int(WALKER_WAIST * _WALKER_SPRITE)
-    for _ in range(10):
-        legs = texture[waist:].mean(axis=(0, 1))
-        if min(np.abs(legs - colour).sum() for colour in main_colours) > 110:
-            break
-        texture = walker_texture(rng, _WALKER_SPRITE, torso, rng.uniform(4, 14))
-    chin, hairline = int(WALKER_CHIN * _WALKER_SPRITE), int(0.13 * _WALKER_SPRITE)
-    skin = _SKIN[rng.integers(len(_SKIN))]
-    texture[:chin] = noise_texture(rng, chin, _WALKER_SPRITE, skin, 3.0)
+    """A person who can be told from the room and from the ``others``."""
+    side = _WALKER_SPRITE
+    chin, waist, hairline = (int(share * side) for share in (WALKER_CHIN, WALKER_WAIST, 0.13))
+    torso = _clothes_colour(rng, wall, [walker.torso_rgb for walker in others], 280.0)
+    texture = noise_texture(rng, side, side, torso, rng.uniform(4, 14))
+    legs = _clothes_colour(rng, floor, [], 220.0)
+    texture[waist:] = noise_texture(rng, side - waist, side, legs, rng.uniform(4, 14))
+    texture[:chin] = noise_texture(rng, chin, side, _SKIN[rng.integers(len(_SKIN))], 3.0)
     texture[:hairline] = _HAIR[rng.integers(len(_HAIR))]
     return _Walker(texture, torso, WalkerBuild.sample(rng), rng.uniform(1.6, 1.9))
 
@@ -619,7 +631,7 @@ def _face_texture(
 
 def _build_room(
     rng: np.random.Generator, furniture: list[_Box]
-) -> tuple[_Scene, list[NDArray[np.float32]]]:
+) -> tuple[_Scene, NDArray[np.float32], NDArray[np.float32]]:
     """All surfaces, and the colours of wall and floor."""
     wall = _muted(random_colour(rng, low=130, high=240), 0.55)
     floor = _muted(random_colour(rng, avoid=[wall], min_distance=120, low=45, high=190), 0.5)
@@ -654,7 +666,7 @@ def _build_room(
                 _face_texture(rng, quad, colour, books and is_front, drawers if index < 4 else 1)
             )
             quads.append(quad)
-    return _pack(quads, textures), [wall, floor]
+    return _pack(quads, textures), wall, floor
 
 
 def _pack(quads: list[_Quad], textures: list[Texture]) -> _Scene:
