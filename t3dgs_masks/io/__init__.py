@@ -1,0 +1,1 @@
+"""Files in, files out: frames, prompts and results. The only place that knows file names."""
