@@ -298,9 +298,9 @@ def _sample_walker(
     """A person who can be told from the room and from the ``others``."""
     side = _WALKER_SPRITE
     chin, waist, hairline = (int(share * side) for share in (WALKER_CHIN, WALKER_WAIST, 0.13))
-    torso = _clothes_colour(rng, wall, [walker.torso_rgb for walker in others], 280.0)
+    torso = _clothes_colour(rng, wall, [walker.torso_rgb for walker in others], 340.0)
     texture = noise_texture(rng, side, side, torso, rng.uniform(4, 14))
-    legs = _clothes_colour(rng, floor, [], 220.0)
+    legs = _clothes_colour(rng, floor, [], 290.0)
     texture[waist:] = noise_texture(rng, side - waist, side, legs, rng.uniform(4, 14))
     texture[:chin] = noise_texture(rng, chin, side, _SKIN[rng.integers(len(_SKIN))], 3.0)
     texture[:hairline] = _HAIR[rng.integers(len(_HAIR))]
@@ -633,9 +633,9 @@ def _build_room(
     rng: np.random.Generator, furniture: list[_Box]
 ) -> tuple[_Scene, NDArray[np.float32], NDArray[np.float32]]:
     """All surfaces, and the colours of wall and floor."""
-    wall = _muted(random_colour(rng, low=130, high=240), 0.55)
-    floor = _muted(random_colour(rng, avoid=[wall], min_distance=120, low=45, high=190), 0.5)
-    panel = _muted(random_colour(rng, low=60, high=220), 0.4) if rng.random() < 0.4 else None
+    wall = _muted(random_colour(rng, low=150, high=250), 0.55)
+    floor = _muted(random_colour(rng, avoid=[wall], min_distance=120, low=35, high=150), 0.5)
+    panel = _muted(random_colour(rng, low=110, high=230), 0.4) if rng.random() < 0.4 else None
     half, high = _HALF_ROOM, _ROOM_HEIGHT
     quads = [
         _Quad(np.array([-half, half, 0]), np.array([2 * half, 0, 0]), np.array([0, -2 * half, 0])),

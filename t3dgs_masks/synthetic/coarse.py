@@ -34,7 +34,7 @@ class Faults:
     """Share of a person's area that is eaten away by holes."""
     cut_probability: float = 0.22
     """Probability that a blob lacks the head or the feet as well."""
-    false_positives: float = 2.0
+    false_positives: float = 1.4
     """Mean number of blobs on static structure in a frame, somewhere else on each."""
     lasting_false_positives: int = 2
     """Spots of the scene that are marked on most frames that see them."""
@@ -42,6 +42,8 @@ class Faults:
     """Blur of the rendered static scene."""
     baked_opacity: float = 0.1
     """How much of a person the render shows, on average, where the mask knows of them."""
+    residual_gain: float = 1.3
+    """Stretch of the residuals to make use of [0, 1]; 1: exactly the mean |render - frame|."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class CoarsePrompts:
     """Prompts for every frame of a capture, and the render they were imagined from."""
 
     coarse: NDArray[np.bool_]  # [N, H, W] True = transient
-    residual: NDArray[np.float32]  # [N, H, W] in [0, 1], mean |render - frame| over the channels
+    residual: NDArray[np.float32]  # [N, H, W] in [0, 1], stretched mean |render - frame|
     renders: NDArray[np.uint8]  # [N, H, W, 3] RGB
 
 
@@ -68,7 +70,8 @@ def half_trained_prompts(
         marked = _mark_static(rng, capture, index, spots[index], faults)
         renders[index] = _render(rng, capture, index, missed[index], marked, faults)
         difference = capture.frames[index].astype(np.float32) - renders[index]
-        residual[index] = np.abs(difference).mean(axis=2) / 255
+        stretched = faults.residual_gain * np.abs(difference).mean(axis=2) / 255
+        residual[index] = np.minimum(stretched, 1.0)
         coarse[index] = marked
         for walker in np.flatnonzero(~missed[index]):
             coarse[index] |= _blob(rng, capture.object_masks[index, walker], faults)
@@ -149,7 +152,7 @@ def _mark_static(
     scale = _scale(height)
     marked = np.zeros((height, width), np.bool_)
     for spot in spots:
-        marked |= _patch(rng, height, width, spot, rng.uniform(5, 8) * scale)
+        marked |= _patch(rng, height, width, spot, rng.uniform(4, 7.5) * scale)
     # Edges of the static scene are where a blurred render is most wrong.
     grey = cv2.cvtColor(capture.static_frames[index], cv2.COLOR_RGB2GRAY).astype(np.float32)
     detail = cv2.GaussianBlur(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 2 * scale)), (0, 0), 2)
