@@ -8,6 +8,7 @@ frame size, True = transient.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -513,18 +514,18 @@ def _residual_verdict(evidence: Sequence[FrameEvidence]) -> tuple[Polarity | Non
     ]
     if not pairs:
         return None, "no residuals to compare"
-    # Means of 0 on both sides give 1, which is no evidence.
-    ratios = [(inside + 1e-6) / (outside + 1e-6) for inside, outside in pairs]
-    median = statistics.median(ratios)
-    higher, lower = (sum(r > 1 for r in ratios), sum(r < 1 for r in ratios))
+    # Logarithms make white and outside count alike; two means of 0 are no evidence.
+    logs = [math.log(inside + 1e-6) - math.log(outside + 1e-6) for inside, outside in pairs]
+    median, clear = statistics.median(logs), math.log(_CLEAR_RATIO)
+    higher, lower = sum(log > 0 for log in logs), sum(log < 0 for log in logs)
     figures = (
-        f"the residual is {median:.3g} times as high in white as outside (median;"
-        f" higher on {higher} of {len(ratios)} frames)"
+        f"the residual is {math.exp(median):.3g} times as high in white as outside (median;"
+        f" higher on {higher} of {len(logs)} frames)"
     )
-    enough = _CONSISTENT_SHARE * len(ratios)
-    if median >= _CLEAR_RATIO and higher >= enough:
+    enough = _CONSISTENT_SHARE * len(logs)
+    if median >= clear and higher >= enough:
         return "white-transient", figures
-    if median <= 1 / _CLEAR_RATIO and lower >= enough:
+    if median <= -clear and lower >= enough:
         return "white-static", figures
     return None, figures
 
