@@ -140,10 +140,8 @@ def get_entry(name: str) -> CatalogueEntry:
     entry = find_entry(name)
     if entry is None:
         near = _nearest(name)
-        hint = (
-            f"did you mean '{near.name}'" if near else "`t3dgs-masks models list` shows the names"
-        )
-        raise UserError(f"There is no checkpoint called '{name}'; {hint}.")
+        hint = f"did you mean '{near.name}'?" if near else "see `t3dgs-masks models list`."
+        raise UserError(f"There is no checkpoint called '{name}'; {hint}")
     return entry
 
 

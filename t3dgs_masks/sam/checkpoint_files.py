@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,9 +100,11 @@ def _load(path: Path, remedy: str) -> object:
     # `weights_only` refuses everything but tensors and plain containers, and runs nothing. The
     # old format, which is not a zip file, cannot be mapped into memory.
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unusual files; ours to judge, in one line
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:  # torch raises whatever its parsers stumble over
         text = str(error)
         if "WeightsUnpickler" in text or "weights_only" in text or "Unsupported global" in text:

@@ -123,7 +123,7 @@ def load_sam2(
     problem = _mismatch(model, file.tensors)
     if problem is not None:
         raise UserError(_explain_config_mismatch(file, chosen, problem))
-    model.load_state_dict(file.tensors)
+    _fill(model, file)
     return LoadedSam2(
         **_describe(file, checkpoint, target, numbers, chosen.label), model=model.to(target)
     )
@@ -148,7 +148,7 @@ def load_sam1(
     problem = _mismatch(model, file.tensors)
     if problem is not None:
         raise UserError(_explain_foreign_sam1(file, problem))
-    model.load_state_dict(file.tensors)
+    _fill(model, file)
     return LoadedSam1(
         **_describe(file, checkpoint, target, numbers, architecture.name), model=model.to(target)
     )
@@ -178,20 +178,27 @@ def _mismatch(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> st
     surplus = sorted(tensors.keys() - expected.keys())
     shared = expected.keys() & tensors.keys()
     reshaped = sorted(key for key in shared if expected[key].shape != tensors[key].shape)
-    parts = []
-    for keys, what in ((missing, "missing"), (surplus, "unknown"), (reshaped, "of another shape")):
-        if keys:
-            parts.append(f"{len(keys)} tensors are {what} (such as {printable(keys[0])[:80]})")
-    return ", ".join(parts) or None
+    kinds = {"missing": missing, "unknown": surplus, "of another shape": reshaped}
+    counts = ", ".join(f"{len(keys)} {what}" for what, keys in kinds.items() if keys)
+    if not counts:
+        return None
+    example = next(keys[0] for keys in kinds.values() if keys)
+    return f"tensors {counts} (such as {printable(example)[:80]})"
+
+
+def _fill(model: torch.nn.Module, file: CheckpointFile) -> None:
+    """Copy the tensors into a network whose names and shapes they fit."""
+    try:
+        model.load_state_dict(file.tensors)
+    except Exception as error:  # sparse, quantised or dataless tensors
+        reason = printable(str(error))[-200:]
+        raise UserError(f"{file.path} holds tensors that cannot be used: {reason}") from error
 
 
 def _explain_config_mismatch(file: CheckpointFile, config: Sam2Config, problem: str) -> str:
     fitting = fitting_config_name(file.tensors)
     if isinstance(file.extras.get("config"), str):
-        remedy = (
-            "it should fit the configuration it carries: leave --sam2-config away, or get a new"
-        )
-        remedy += " copy of the file"
+        remedy = "it should fit the one it carries: leave --sam2-config away, or get a new copy"
     elif fitting is None:
         remedy = "no official configuration does: give the one it was trained with (--sam2-config)"
     elif fitting != config.label:

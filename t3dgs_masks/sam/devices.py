@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,25 +77,45 @@ class Precision:
         """``bfloat16`` or ``float32``, for reports."""
         return "float32" if self.autocast_dtype is None else str(self.autocast_dtype).split(".")[1]
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Context in which to run the networks."""
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(device_type=self.device_type, dtype=self.autocast_dtype)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Context in which to run the networks. PyTorch's settings are as before after it, so
+        that another network in the process (a splat in training) keeps its own."""
+        if self.device_type != "cuda":
+            yield
+            return
+        bfloat16 = self.autocast_dtype is not None
+        with _tf32(self.tf32), torch.autocast("cuda", self.autocast_dtype, enabled=bfloat16):
+            yield
 
     def enable(self) -> None:
-        """Set what PyTorch has only process-wide: TF32 for the matrix products and convolutions
-        that stay in float32."""
+        """Allow (or forbid) TF32 in the whole process, for a program that runs nothing else."""
         if self.device_type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = self.tf32
-            torch.backends.cudnn.allow_tf32 = self.tf32
+            _set_tf32(self.tf32, self.tf32)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    matmul = bool(torch.backends.cuda.matmul.allow_tf32)
+    cudnn = bool(torch.backends.cudnn.allow_tf32)
+    _set_tf32(allowed, allowed)
+    try:
+        yield
+    finally:
+        _set_tf32(matmul, cudnn)
+
+
+def _set_tf32(matmul: bool, cudnn: bool) -> None:
+    """TF32 for the matrix products and convolutions that autocast leaves in float32."""
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+    torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def choose_precision(device: torch.device, requested: PrecisionName = "auto") -> Precision:
     """bfloat16 with TF32 where the device has hardware for it, float32 elsewhere.
 
-    ``float32`` forces exact float32 on any device (TF32 off); ``bfloat16`` on a device without
-    the hardware is a UserError.
+    ``float32`` forces exact float32 on any device (no TF32); ``bfloat16`` on a device without the
+    hardware is a UserError.
     """
     if requested == "float32":
         return Precision(device.type)

@@ -87,7 +87,13 @@ def _download(entry: CatalogueEntry, repo_id: str) -> Path:
 
 
 def _explain_failure(entry: CatalogueEntry, error: Exception) -> str:
-    reason = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ") or type(error).__name__
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    # huggingface_hub's own words for "no network" are three sentences long.
+    if isinstance(error, LocalEntryNotFoundError):
+        reason = "the hub cannot be reached"
+    else:
+        reason = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ") or type(error).__name__
     return (
         f"Could not fetch '{entry.name}' ({entry.size_mb} MB): {reason}. Where there is a network, "
         f"`t3dgs-masks models download {entry.name}` or {entry.url} gets it; then give its path."
