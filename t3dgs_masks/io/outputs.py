@@ -1,0 +1,571 @@
+"""The result folder of a refine: static masks, masklets and reports, whole or not there at all.
+
+`ResultFolder.open` checks a place, `begin` starts a run in it, `StagedResult` takes the files and
+`publish` puts them in place, all at once. Until then an earlier result stays as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import Enum
+from io import BytesIO
+from pathlib import Path
+from threading import get_ident
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image as PilImage
+
+from t3dgs_masks import __version__
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.io import publish
+from t3dgs_masks.masks import TransientMask, decode, encode
+from t3dgs_masks.types import BoolMask, Rle
+
+PROGRAM = "t3dgs_masks"
+MASKLETS_VERSION = 1
+OVERLAY = "overlay.mp4"
+REPORT = "report.json"
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+# --- what goes into the files ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskletRecord:
+    """One object over the whole sequence, and what was decided about it."""
+
+    object_id: int
+    kept: bool
+    reason: str
+    transience_score: float | None  # None where nothing was there to score it by
+    segmentations: Mapping[int, Rle]  # frame index -> pixels of the object
+
+
+@dataclass(frozen=True)
+class MaskletFile:
+    """The contents of ``masklets.json``. All segmentations are `height` x `width`."""
+
+    frames: tuple[str, ...]  # source name of every frame, in order
+    height: int
+    width: int
+    masklets: tuple[MaskletRecord, ...]
+
+
+@dataclass(frozen=True)
+class NumLabels:
+    """How many objects were found, by what became of them."""
+
+    kept: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class NetworkCalls:
+    """Counted forward passes: images for the image encoders, calls for the other networks."""
+
+    image_encoder: int = 0
+    memory_encoder: int = 0
+    memory_attention: int = 0
+    mask_decoder: int = 0
+    proposer_image_encoder: int = 0
+
+
+@dataclass(frozen=True)
+class PromptReport:
+    """What was given to the run beside the frames, and how it was understood."""
+
+    given: bool = False
+    polarity: str | None = None  # "white-transient" or "white-static"
+    polarity_reason: str | None = None
+    residuals: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """The contents of ``report.json``."""
+
+    num_labels: NumLabels
+    running_time: float  # seconds
+    frames: int
+    seconds: Mapping[str, float]  # stage -> seconds
+    counts: NetworkCalls
+    device: str
+    checkpoints: Mapping[str, str]  # role -> name
+    peak_rss_mb: float | None = None
+    peak_vram_mb: float | None = None  # None where no GPU was used
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    prompts: PromptReport = PromptReport()
+    notices: Sequence[str] = ()
+
+    @property
+    def image_encodings_per_frame(self) -> float:
+        """How often the tracker's image encoder saw a frame, on average."""
+        return self.counts.image_encoder / self.frames if self.frames else 0.0
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """All that a result depends on. Two runs of one identity give the same masks."""
+
+    settings: Mapping[str, Any]  # plain values, paths, enums and dataclasses
+    inputs: Mapping[str, str]  # what -> digest of its content
+    checkpoints: Mapping[str, str]  # role -> digest of the file
+    program_version: str = __version__
+
+    @property
+    def hash(self) -> str:
+        """sha256 over all of it, independent of the order of the keys."""
+        canonical = json.dumps(
+            self.as_json(), sort_keys=True, separators=(",", ":"), default=_plain
+        )
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """The parts as they stand in ``config.json``."""
+        return {
+            "version": self.program_version,
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "checkpoints": self.checkpoints,
+        }
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+class ResultFolder:
+    """OUT: at most one whole result, and whatever else a user keeps there."""
+
+    def __init__(self, path: Path) -> None:
+        """Use `open`, which checks the place."""
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, inputs: Sequence[Path] = ()) -> ResultFolder:
+        """Check that results may go to `path`; nothing is created yet.
+
+        If an earlier run was killed while it put its finished result in place, that is completed.
+
+        Args:
+            path: the result folder; it need not exist.
+            inputs: the folders and files that the run reads.
+
+        Raises:
+            UserError: it is not a folder, is or lies inside an input folder, would overwrite an
+                input, or holds files of our names that are not ours.
+        """
+        folder = cls(path.absolute())
+        with _as_user_error(f"cannot use the result folder {path}"):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file; --result-dir needs a folder.")
+            for source in inputs:
+                _refuse_overlap(path, source)
+            publish.recover(folder.path)
+            folder._refuse_foreign_files()
+        return folder
+
+    def is_complete(self, identity_hash: str) -> bool:
+        """Whether the whole result of a run with this `RunIdentity.hash` is here."""
+        if publish.is_pending(self.path) or self._read_marker().get("hash") != identity_hash:
+            return False
+        if not (self.path / REPORT).is_file():
+            return False
+        try:
+            masklets = read_masklets(self.path / publish.MASKLETS)
+        except UserError:
+            return False
+        masks = self.path / publish.MASK_FOLDER
+        return all((masks / f"{name}.png").is_file() for name in masklets.frames)
+
+    def stored_identity(self) -> RunIdentity | None:
+        """What the result that is here was made from; None if there is none."""
+        marker = self._read_marker()
+        try:
+            return RunIdentity(
+                marker["settings"], marker["inputs"], marker["checkpoints"], marker["version"]
+            )
+        except KeyError:
+            return None
+
+    def begin(self, frame_names: Sequence[str], height: int, width: int) -> StagedResult:
+        """Start a run; what an unfinished one left behind is dropped.
+
+        Args:
+            frame_names: source name of every frame, relative, with '/', without its suffix.
+            height: of the source frames, pixels.
+            width: of the source frames, pixels.
+
+        Raises:
+            UserError: the folder cannot be written to, or a name would leave it.
+        """
+        for name in frame_names:
+            _refuse_escaping(name)
+        if len(set(frame_names)) != len(frame_names):
+            raise UserError("two frames have the same name; their masks would be one file.")
+        with _as_user_error(f"cannot write to the result folder {self.path}"):
+            return StagedResult(self.path, frame_names, height, width)
+
+    def _read_marker(self) -> dict[str, Any]:
+        """``config.json`` if it is ours, else nothing."""
+        try:
+            marker = json.loads((self.path / publish.MARKER).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        ours = isinstance(marker, dict) and marker.get("program") == PROGRAM
+        return marker if ours else {}
+
+    def _refuse_foreign_files(self) -> None:
+        if self._read_marker():
+            return
+        for name in publish.ENTRIES:
+            if os.path.lexists(self.path / name):
+                raise UserError(
+                    f"{self.path / name} was not written by t3dgs-masks and would be replaced; "
+                    "choose another --result-dir."
+                )
+
+
+class StagedResult:
+    """The files of a run in progress. As a context manager it drops what was not published."""
+
+    def __init__(self, out: Path, frame_names: Sequence[str], height: int, width: int) -> None:
+        """Use `ResultFolder.begin`.
+
+        Raises:
+            OSError: from the file system.
+        """
+        self.out = out
+        self.frame_names = tuple(frame_names)
+        self.height = height
+        self.width = width
+        self._out_is_new = not out.exists()
+        self._folder = publish.staging_folder(out)
+        if self._folder.is_dir():
+            publish.remove_tree(self._folder)
+        self._folder.mkdir(parents=True)
+
+    def __enter__(self) -> StagedResult:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.discard()
+            return
+        with suppress(UserError):  # `error` is what the user has to hear about
+            self.discard()
+
+    @property
+    def overlay_path(self) -> Path:
+        """Where the overlay video is to be written (optional)."""
+        return self._folder / OVERLAY
+
+    def mask_path(self, frame_idx: int) -> Path:
+        """Where `write_mask` puts the mask of a frame."""
+        return self._folder / publish.MASK_FOLDER / f"{self.frame_names[frame_idx]}.png"
+
+    def write_mask(self, frame_idx: int, mask: TransientMask) -> None:
+        """Write the static mask of a frame: 8-bit L, 255 = static, at source size.
+
+        Args:
+            frame_idx: which frame.
+            mask: at any size; it is brought to the source size by nearest neighbour.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        at_source = TransientMask(_resized(mask.pixels, self.height, self.width))
+        buffer = BytesIO()
+        PilImage.fromarray(at_source.static()).save(buffer, format="PNG")
+        self._write(self.mask_path(frame_idx), buffer.getvalue())
+
+    def write_masklets(self, masklets: Sequence[MaskletRecord]) -> None:
+        """Write ``masklets.json``, kept and rejected objects alike, at source size.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        contents = {
+            "version": MASKLETS_VERSION,
+            "video_height": self.height,
+            "video_width": self.width,
+            "frames": list(self.frame_names),
+            "masklets": [self._masklet_json(record) for record in masklets],
+        }
+        text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
+        self._write(self._folder / publish.MASKLETS, text.encode())
+
+    def write_report(self, report: Report) -> None:
+        """Write ``report.json``.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        contents = {
+            **asdict(report),
+            "seconds": {_plain(stage): round(s, 3) for stage, s in report.seconds.items()},
+            "running_time": round(report.running_time, 3),
+            "image_encodings_per_frame": round(report.image_encodings_per_frame, 4),
+        }
+        self._write_json(self._folder / REPORT, contents)
+
+    def write_config(self, identity: RunIdentity) -> None:
+        """Write ``config.json``, which marks the folder as ours.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        marker = {"program": PROGRAM, "hash": identity.hash, **identity.as_json()}
+        self._write_json(self._folder / publish.MARKER, marker)
+
+    def publish(self) -> None:
+        """Put the finished result in place of an earlier one.
+
+        Raises:
+            ValueError: a frame has no mask, or one of the JSON files was not written.
+            UserError: from the file system; the next `ResultFolder.open` completes it.
+        """
+        required = [self._folder / name for name in (publish.MASKLETS, REPORT, publish.MARKER)]
+        required += [self.mask_path(frame_idx) for frame_idx in range(len(self.frame_names))]
+        missing = [path.relative_to(self._folder) for path in required if not path.is_file()]
+        if missing:
+            raise ValueError(f"{len(missing)} files were not written, {missing[0]} among them")
+        with _as_user_error(f"cannot put the result in place in {self.out}"):
+            publish.publish(self.out)
+            self._remove_if_empty(self.out / publish.STATE)
+
+    def discard(self) -> None:
+        """Drop what was not published, and the folders made for it; does nothing after that."""
+        if self._folder.is_dir():
+            with _as_user_error(f"cannot clean up {self._folder}"):
+                publish.remove_tree(self._folder)
+        self._remove_if_empty(self.out / publish.STATE)
+        if self._out_is_new:
+            self._remove_if_empty(self.out)
+
+    @staticmethod
+    def _remove_if_empty(folder: Path) -> None:
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # something is in it, or it is gone
+
+    def _masklet_json(self, record: MaskletRecord) -> dict[str, Any]:
+        return {
+            "object_id": record.object_id,
+            "kept": record.kept,
+            "reason": record.reason,
+            "transience_score": record.transience_score,
+            "segmentations": {
+                str(frame_idx): self._segmentation_json(rle)
+                for frame_idx, rle in sorted(record.segmentations.items())
+            },
+        }
+
+    def _segmentation_json(self, rle: Rle) -> dict[str, Any]:
+        if (rle.height, rle.width) != (self.height, self.width):
+            rle = encode(_resized(decode(rle), self.height, self.width))
+        return {"size": [rle.height, rle.width], "counts": rle.counts.decode("ascii")}
+
+    def _write_json(self, path: Path, contents: Mapping[str, Any]) -> None:
+        text = json.dumps(contents, allow_nan=False, indent=2, default=_plain)
+        self._write(path, text.encode() + b"\n")
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with _as_user_error(f"cannot write {path.name} to {self.out}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, data)
+
+
+# --- reading back ---------------------------------------------------------------------------------
+
+
+def read_masklets(path: Path) -> MaskletFile:
+    """Read a ``masklets.json``, checked so far that every segmentation can be decoded.
+
+    Raises:
+        UserError: the file is missing, cut short, or not what `StagedResult` writes.
+    """
+    try:
+        contents = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON; run `t3dgs-masks refine` again.") from error
+    try:
+        return _parse_masklets(contents)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is not a masklet file of t3dgs-masks: {what}.") from error
+
+
+def _parse_masklets(contents: Any) -> MaskletFile:
+    version = _typed(_typed(contents, dict, "top level")["version"], int, "version")
+    if version != MASKLETS_VERSION:
+        raise ValueError(f"version {version}, this program reads {MASKLETS_VERSION}")
+    height = _typed(contents["video_height"], int, "video_height")
+    width = _typed(contents["video_width"], int, "video_width")
+    if min(height, width) < 1:
+        raise ValueError(f"size {height} x {width}")
+    names = [_typed(name, str, "frame name") for name in _typed(contents["frames"], list, "frames")]
+    for name in names:
+        _refuse_escaping(name)
+    masklets = tuple(
+        _parse_masklet(_typed(item, dict, "masklet"), len(names), height, width)
+        for item in _typed(contents["masklets"], list, "masklets")
+    )
+    ids = [masklet.object_id for masklet in masklets]
+    if len(set(ids)) != len(ids):
+        raise ValueError("an object_id occurs twice")
+    return MaskletFile(tuple(names), height, width, masklets)
+
+
+def _parse_masklet(item: dict[str, Any], num_frames: int, height: int, width: int) -> MaskletRecord:
+    score = item["transience_score"]
+    segmentations: dict[int, Rle] = {}
+    for key, segmentation in _typed(item["segmentations"], dict, "segmentations").items():
+        frame_idx = int(key)
+        if not 0 <= frame_idx < num_frames:
+            raise ValueError(f"frame index {frame_idx} of {num_frames} frames")
+        segmentations[frame_idx] = _parse_rle(_typed(segmentation, dict, "RLE"), height, width)
+    return MaskletRecord(
+        object_id=_typed(item["object_id"], int, "object_id"),
+        kept=_typed(item["kept"], bool, "kept"),
+        reason=_typed(item["reason"], str, "reason"),
+        transience_score=None if score is None else float(score),
+        segmentations=segmentations,
+    )
+
+
+def _parse_rle(segmentation: dict[str, Any], height: int, width: int) -> Rle:
+    if segmentation["size"] != [height, width]:
+        raise ValueError(f"segmentation of size {segmentation['size']}, not {[height, width]}")
+    counts = _typed(segmentation["counts"], str, "counts").encode("ascii")
+    runs = _run_lengths(counts)
+    # pycocotools trusts the runs, so one that is wrong would write outside of its buffer.
+    if runs.min(initial=0) < 0 or int(runs.sum()) != height * width:
+        raise ValueError("broken run-length encoding")
+    return Rle(height, width, counts)
+
+
+def _run_lengths(counts: bytes) -> np.ndarray:
+    """[R] int64 run lengths of COCO's compressed string.
+
+    Each run is a little-endian chain of 5-bit groups (bit 5: more follow; bit 4 of the last: sign);
+    from the fourth run on it is the difference to the run two places before.
+
+    Raises:
+        ValueError: `counts` is not such a string.
+    """
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("broken run-length encoding")
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:  # more than 35 bits: no image is that large
+        raise ValueError("broken run-length encoding")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    negative = codes[ends] & 16 != 0
+    runs = np.where(negative, runs - (np.int64(1) << 5 * lengths), runs)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def _typed(value: Any, kind: type, what: str) -> Any:
+    # bool is an int to Python, not to JSON.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{what} is not {'an' if kind is int else 'a'} {kind.__name__}")
+    return value
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _resized(mask: BoolMask, height: int, width: int) -> BoolMask:
+    """[H, W] bool -> [height, width] bool, the nearest pixel by pixel centres."""
+    if mask.shape == (height, width):
+        return mask
+    resized = cv2.resize(
+        mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    return resized.astype(bool)
+
+
+def _refuse_escaping(name: str) -> None:
+    parts = name.replace("\\", "/").split("/") if os.name == "nt" else name.split("/")
+    drive = os.name == "nt" and ":" in name
+    if drive or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise UserError(f"frame name {name!r} would put a mask outside of the result folder.")
+
+
+def _refuse_overlap(out: Path, source: Path) -> None:
+    """Results must not land among the inputs, nor replace them."""
+    # Path.resolve raises on loops of symbolic links, realpath does not.
+    place, given = Path(os.path.realpath(out)), Path(os.path.realpath(source))
+    if given.is_dir() and place.is_relative_to(given):
+        raise UserError(
+            f"the result folder {out} lies inside the input folder {source}; "
+            "choose a --result-dir outside of it."
+        )
+    for name in (*publish.ENTRIES, publish.STATE):
+        if given.is_relative_to(place / name):
+            raise UserError(
+                f"the input {source} is part of an earlier result in {out} and would be replaced; "
+                "choose another --result-dir."
+            )
+
+
+@contextmanager
+def _as_user_error(failed: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(f"{failed}: the disk is full; free some space and retry.") from error
+        raise UserError(f"{failed}: {error.strerror or error}.") from error
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    # A name of its own: adding to a long name could make it too long for the file system.
+    temporary = path.with_name(f".{os.getpid()}-{get_ident()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: object) -> Any:
+    """What `json` cannot write by itself, as something it can."""
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")

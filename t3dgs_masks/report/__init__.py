@@ -1,0 +1,1 @@
+"""What people look at: progress, the closing summary and the overlay video."""
