@@ -19,8 +19,8 @@ class ModelsList:
     """List the checkpoints that have a name, and where those already fetched are."""
 
     hub: Path | None = None
-    """Folder that stands in for the Hugging Face hub, as <folder>/<repository>/<file>
-    (default: the environment variable T3DGS_MASKS_HUB)."""
+    """Folder that stands in for the Hugging Face hub, as <folder>/<repository>/<file>.
+    Without it, the environment variable T3DGS_MASKS_HUB counts."""
 
     def run(self) -> int:
         """Print the table; the exit code."""
@@ -59,8 +59,8 @@ class ModelsDownload:
     name: tyro.conf.Positional[str]
     """Name of the checkpoint, as `models list` shows it."""
     hub: Path | None = None
-    """Folder that stands in for the Hugging Face hub, as <folder>/<repository>/<file>
-    (default: the environment variable T3DGS_MASKS_HUB)."""
+    """Folder that stands in for the Hugging Face hub, as <folder>/<repository>/<file>.
+    Without it, the environment variable T3DGS_MASKS_HUB counts."""
 
     def run(self) -> int:
         """Fetch the file and print its path; the exit code."""
@@ -77,8 +77,8 @@ class ModelsPath:
     name: tyro.conf.Positional[str]
     """Name of the checkpoint, as `models list` shows it."""
     hub: Path | None = None
-    """Folder that stands in for the Hugging Face hub, as <folder>/<repository>/<file>
-    (default: the environment variable T3DGS_MASKS_HUB)."""
+    """Folder that stands in for the Hugging Face hub, as <folder>/<repository>/<file>.
+    Without it, the environment variable T3DGS_MASKS_HUB counts."""
 
     def run(self) -> int:
         """Print the path; the exit code."""
