@@ -320,8 +320,10 @@ def _float_scale(values: NDArray[np.float32]) -> float:
 def _float_colour_tiff(path: Path) -> Planes | None:
     """A TIFF of three or four float channels; None for every other one (Pillow's business)."""
     try:
-        with Pillow.open(path, formats=_FORMATS):
-            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Pillow.open(path, formats=_FORMATS):
+                return None
     except UnidentifiedImageError:
         pass
     except Exception:  # told properly by the reader that comes next
