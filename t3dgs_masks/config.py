@@ -6,8 +6,9 @@ field's own (`max_conditioning_frames`, `min_proposal_coverage`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -53,3 +54,104 @@ class ProposalConfig:
     """Point prompts per pass through the mask decoder; lower it when memory is short."""
     min_mask_region_area: int = 0
     """Remove islands and holes of fewer pixels than this from proposals. 0: leave them."""
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Everything that one refine from files to files is told."""
+
+    video_path: Path
+    """Frames: a folder of images (any names, subfolders too) or a video file."""
+    result_dir: Path
+    """Where results go: binary_masks/, masklets.json, report.json, config.json, overlay.mp4."""
+    prompt_dir: Path | None = None
+    """Folder with masks/ (coarse masks) and, optionally, diffs/ (residuals), named like the
+    frames. Without it the run is promptless."""
+    prompt_polarity: Literal["auto", "white-transient", "white-static"] = "auto"
+    """What white means in the coarse masks. auto decides by area and residuals, says so, and
+    stops if it cannot tell."""
+
+    sam2_checkpoint: str = "sam2.1-hiera-large"
+    """Path, or a name of `t3dgs-masks models list` (fetched once)."""
+    sam2_config: str | None = None
+    """SAM2 configuration: a file, or a name such as sam2_hiera_l.yaml. Default: recognised from
+    the checkpoint."""
+    sam_checkpoint: str | None = None
+    """SAM1 checkpoint for the proposals: path, or vit_h, vit_l, vit_b. Default: SAM2 proposes."""
+    proposer: Literal["auto", "sam1", "sam2"] = "auto"
+    """Who proposes objects. auto: sam1 if --sam-checkpoint is given, else sam2, which costs no
+    further image encoding."""
+    tracker: Literal["sam2", "official"] = "sam2"
+    """official runs the stock SAM2 video predictor instead of ours: same masks, many times
+    slower; for comparison."""
+
+    pred_iou_thresh: float | None = None
+    """Drop proposals whose predicted IoU is not above this. Default: 0.88, or what the
+    checkpoint recommends."""
+    stability_score_thresh: float | None = None
+    """Drop proposals whose stability score is below this. Default: 0.95, or what the checkpoint
+    recommends."""
+    box_nms_thresh: float = 0.7
+    """Of proposals whose boxes overlap with more than this IoU only the best is kept."""
+    points_per_batch: int = 64
+    """Point prompts per pass through the mask decoder; lower it when memory is short."""
+    min_mask_region_area: int = 0
+    """Remove islands and holes of fewer pixels than this from proposals."""
+
+    algorithm: Annotated[RefineConfig, tyro.conf.arg(name="")] = field(default_factory=RefineConfig)
+
+    every: int = 1
+    """Take every so many-th frame of the source."""
+    start: int | None = None
+    """First source frame to take (index from 0)."""
+    end: int | None = None
+    """Source frame to stop before."""
+    resolution: int | None = None
+    """Shorter side, in pixels, that frames are reduced to for processing. Masks are written at
+    source size all the same."""
+    fps: float | None = None
+    """Frame rate of overlay.mp4. Default: the video's own, or 10."""
+    overlay: bool = True
+    """Write overlay.mp4."""
+
+    device: str = "auto"
+    """auto, cuda, cuda:<number>, mps or cpu."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    threads: int | None = None
+    """CPU threads. Default: all cores."""
+    feature_cache_gb: float | None = None
+    """Host memory for image features, in GB, so that no frame is encoded twice. Default: a
+    quarter of the machine's."""
+    resume: bool = True
+    """Keep a finished result of the same settings and inputs, and return at once."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Everything that the demo is told."""
+
+    output_dir: Path = Path("demo_output")
+    """Where the capture, the result and the contact sheet go."""
+    seed: int = 0
+    """Which capture: room, walkers and prompt errors follow from it."""
+    num_frames: int = 40
+    """Length of the capture."""
+    num_walkers: int = 3
+    """People who walk through it."""
+    sam2_checkpoint: str = "tiny-synthetic"
+    """Path, or a name of `t3dgs-masks models list`."""
+    tracker: Literal["sam2", "official"] = "sam2"
+    """official: the stock SAM2 video predictor, for comparison."""
+    device: str = "auto"
+    """auto, cuda, cuda:<number>, mps or cpu."""
+    threads: int | None = None
+    """CPU threads. Default: all cores."""
+    resume: bool = True
+    """Keep a finished result of the same capture and settings."""
+    json: Path | None = None
+    """Write the scores to this file too."""
+    debug: bool = False
+    """Show the traceback of an error."""

@@ -68,6 +68,18 @@ class TrackedFrame:
     objects: tuple[TrackedObject, ...]
 
 
+@dataclass
+class NetworkCalls:
+    """Counted uses of the networks. Image encoders count images; the other modules count calls,
+    whatever the batch."""
+
+    image_encoder: int = 0
+    memory_encoder: int = 0
+    memory_attention: int = 0
+    mask_decoder: int = 0
+    proposer_image_encoder: int = 0
+
+
 class FrameSequence(Protocol):
     """An ordered, lazily read sequence of RGB frames of one size."""
 

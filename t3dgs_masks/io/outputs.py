@@ -28,7 +28,7 @@ from t3dgs_masks import __version__
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io import publish
 from t3dgs_masks.masks import TransientMask, decode, encode
-from t3dgs_masks.types import BoolMask, Rle
+from t3dgs_masks.types import BoolMask, NetworkCalls, Rle
 
 PROGRAM = "t3dgs_masks"
 MASKLETS_VERSION = 1
@@ -68,17 +68,6 @@ class NumLabels:
 
     kept: int
     rejected: int
-
-
-@dataclass(frozen=True)
-class NetworkCalls:
-    """Counted forward passes: images for the image encoders, calls for the other networks."""
-
-    image_encoder: int = 0
-    memory_encoder: int = 0
-    memory_attention: int = 0
-    mask_decoder: int = 0
-    proposer_image_encoder: int = 0
 
 
 @dataclass(frozen=True)

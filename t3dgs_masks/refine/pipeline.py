@@ -188,7 +188,7 @@ def _filter(
         log.notice("no residuals were given: objects are judged by the coarse masks alone")
     if not any(verdict.kept for verdict in verdicts):
         log.notice(
-            f"all {len(verdicts)} objects were rejected by the filter; all frames are written as "
+            f"the filter rejected every object ({len(verdicts)}); all frames are written as "
             "all-static; lower --filter-threshold / --lambda-val to keep more"
         )
     return verdicts

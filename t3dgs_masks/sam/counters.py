@@ -8,16 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-
-@dataclass
-class NetworkCalls:
-    """Image encoders count images, the other modules count calls (a batch is one call)."""
-
-    image_encoder: int = 0
-    memory_encoder: int = 0
-    memory_attention: int = 0
-    mask_decoder: int = 0
-    proposer_image_encoder: int = 0
+from t3dgs_masks.types import NetworkCalls
 
 
 @dataclass

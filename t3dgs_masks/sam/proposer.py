@@ -6,6 +6,7 @@ the image features from the tracker's cache, so its proposals cost no image enco
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,13 @@ class Sam2Proposer:
     ) -> None:
         self._features = features
         self._precision = precision
-        self._generator = _Sam2MaskGenerator(model, features, config)
+        with warnings.catch_warnings():
+            # SAM2 scripts image transforms in there, which cached features never need.
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+            warnings.filterwarnings(
+                "ignore", "`torch.jit.script` is deprecated", DeprecationWarning
+            )
+            self._generator = _Sam2MaskGenerator(model, features, config)
 
     def propose(self, frame_idx: int, points_xy: NDArray[np.float32]) -> list[Proposal]:
         if not len(points_xy):

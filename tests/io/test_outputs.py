@@ -18,7 +18,6 @@ from t3dgs_masks import UserError, __version__
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.outputs import (
     MaskletRecord,
-    NetworkCalls,
     NumLabels,
     PromptReport,
     Report,
@@ -28,7 +27,7 @@ from t3dgs_masks.io.outputs import (
     read_masklets,
 )
 from t3dgs_masks.masks import TransientMask, decode, encode
-from t3dgs_masks.types import Rle
+from t3dgs_masks.types import NetworkCalls, Rle
 
 HEIGHT, WIDTH = 6, 8
 NAMES = ["frame_1", "cam0/frame_2"]

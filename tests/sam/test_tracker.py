@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from t3dgs_masks.sam.counters import NetworkCalls, NetworkCounter
+from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache, MemoryBank
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.tracker import Sam2Tracker, TrackedLogits
+from t3dgs_masks.types import NetworkCalls
 from tests.sam.scenes import BlobSequence, blob_sequence
 
 # One object runs through the very same tensors as in the official predictor, but for where

@@ -1,0 +1,111 @@
+"""The command line: picks the subcommand, runs it, and turns errors into one line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import tyro
+
+from t3dgs_masks import __version__
+from t3dgs_masks.config import DemoSettings, RefineSettings
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
+
+USER_ERROR_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+
+class Command(Protocol):
+    """A parsed subcommand. What is heavy is imported when it runs, so that --help is quick."""
+
+    def run(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class Refine(RefineSettings):
+    """Segment what moves through a capture, and write static masks for training.
+
+    With --prompt-dir (coarse masks, residuals) the coarse masks say what to look for. Without it
+    every object of the sequence is segmented and masked.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.refine_job import run_refine
+
+        run_refine(self)
+
+
+@dataclass(frozen=True)
+class Demo(DemoSettings):
+    """Make a posed capture with walkers and the prompts of a half-trained splat, refine the
+    prompts, and compare both with the truth.
+
+    The capture is a nerfstudio dataset (transforms.json, images, clean evaluation views, true
+    masks). The packaged small SAM2 refines it unless another checkpoint is given.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.demo_job import run_demo
+
+        run_demo(self)
+
+
+_LIST = Annotated[ModelsList, tyro.conf.subcommand("list")]
+_DOWNLOAD = Annotated[ModelsDownload, tyro.conf.subcommand("download")]
+_PATH = Annotated[ModelsPath, tyro.conf.subcommand("path")]
+_MODELS = Annotated[
+    _LIST | _DOWNLOAD | _PATH,
+    tyro.conf.subcommand("models", description="List, fetch and locate SAM checkpoints."),
+]
+_REFINE = Annotated[Refine, tyro.conf.subcommand("refine")]
+_DEMO = Annotated[Demo, tyro.conf.subcommand("demo")]
+_COMMANDS = _REFINE | _DEMO | _MODELS
+
+
+def parse(args: Sequence[str] | None = None) -> Command:
+    """The subcommand that `args` (default: the process's own) ask for."""
+    return tyro.cli(
+        _COMMANDS,  # pyright: ignore[reportArgumentType] (a union of dataclasses is a tyro form)
+        prog="t3dgs-masks",
+        description="Clean, temporally consistent transient masks for Gaussian Splatting captures.",
+        args=args,
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the process's exit code."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:
+        print(__version__)
+        return 0
+    command = parse(arguments)
+    debug = getattr(command, "debug", False)
+    try:
+        command.run()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        reason = " ".join(str(error).split()) or "no further word"
+        print(
+            f"error: unexpected {type(error).__name__}: {reason} (--debug shows where)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def entry_point() -> None:
+    """``t3dgs-masks`` on the PATH."""
+    sys.exit(main())

@@ -1,0 +1,399 @@
+"""One refine from files to files: opens the inputs, loads the networks, runs the algorithm and
+publishes the result. What `t3dgs-masks refine` and the demo run.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from t3dgs_masks import __version__, masks
+from t3dgs_masks.config import ProposalConfig, RefineSettings
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.io.frames import SourceFrames, open_frames
+from t3dgs_masks.io.outputs import (
+    MaskletRecord,
+    NumLabels,
+    PromptReport,
+    Report,
+    ResultFolder,
+    RunIdentity,
+    StagedResult,
+)
+from t3dgs_masks.io.prompts import Prompts, open_prompts
+from t3dgs_masks.refine.pipeline import RefineResult, refine
+from t3dgs_masks.report.memory import peak_rss_mb
+from t3dgs_masks.report.overlay import OverlayWriter, overlay_frame
+from t3dgs_masks.report.progress import RichProgress
+from t3dgs_masks.report.summary import ObjectSummary, RunSummary, print_summary
+from t3dgs_masks.sam.checkpoints import (
+    LoadedCheckpoint,
+    LoadedSam1,
+    LoadedSam2,
+    load_sam1,
+    load_sam2,
+    resolve_checkpoint,
+)
+from t3dgs_masks.sam.counters import NetworkCounter
+from t3dgs_masks.sam.devices import set_threads
+from t3dgs_masks.sam.download import file_sha256
+from t3dgs_masks.sam.memory import FrameFeatureCache, MemoryBank
+from t3dgs_masks.sam.official import OfficialTracker
+from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
+from t3dgs_masks.sam.tracker import Sam2Tracker
+from t3dgs_masks.types import FrameSequence, Proposer, Tracker
+
+_DEFAULT_FPS = 10.0
+# Flags that change where, how fast or how talkatively a result is made, but not the masks.
+_WITHOUT_EFFECT_ON_MASKS = frozenset(
+    {"video_path", "result_dir", "prompt_dir", "sam2_checkpoint", "sam_checkpoint"}  # by content
+    | {"fps", "overlay", "threads", "feature_cache_gb", "resume", "debug"}
+)
+
+
+@dataclass(frozen=True)
+class RefineOutcome:
+    """What a run left behind; `result` is None if a finished result was kept."""
+
+    result_dir: Path
+    result: RefineResult | None
+    report: Report | None
+
+
+@dataclass
+class _Inputs:
+    """What the user gave, opened."""
+
+    frames: SourceFrames
+    prompts: Prompts | None
+    notices: list[str]
+
+
+@dataclass
+class _Networks:
+    """The two networks behind the Protocols, and what counts their calls."""
+
+    sam2: LoadedSam2
+    sam1: LoadedSam1 | None
+    proposer: Proposer
+    tracker: Tracker
+    counter: NetworkCounter = field(default_factory=NetworkCounter)
+
+    @property
+    def checkpoints(self) -> dict[str, LoadedCheckpoint]:
+        loaded: dict[str, LoadedCheckpoint] = {"sam2": self.sam2}
+        if self.sam1 is not None:
+            loaded["sam1"] = self.sam1
+        return loaded
+
+
+def run_refine(settings: RefineSettings) -> RefineOutcome:
+    """Run one refine and print its summary.
+
+    Raises:
+        UserError: bad inputs or settings; nothing is written then.
+    """
+    begin = time.perf_counter()
+    _check_settings(settings)
+    sources = [path for path in (settings.video_path, settings.prompt_dir) if path is not None]
+    folder = ResultFolder.open(settings.result_dir, inputs=sources)
+    with RichProgress() as progress:
+        inputs = _open_inputs(settings, progress)
+        identity = _identity(settings, inputs, progress)
+        if settings.resume and folder.is_complete(identity.hash):
+            progress.notice(
+                f"{settings.result_dir} already holds the result of these settings and inputs; "
+                "--no-resume makes it again"
+            )
+            return RefineOutcome(settings.result_dir, None, None)
+        set_threads(settings.threads)
+        frames = inputs.frames
+        with folder.begin(frames.names, frames.source_height, frames.source_width) as staged:
+            networks = _load_networks(settings, frames, progress)
+            try:
+                result = refine(
+                    num_frames=len(frames),
+                    height=frames.height,
+                    width=frames.width,
+                    prompts=inputs.prompts,
+                    proposer=networks.proposer,
+                    tracker=networks.tracker,
+                    config=settings.algorithm,
+                    observer=progress,
+                )
+            finally:
+                networks.counter.close()
+            writing = time.perf_counter()
+            transient_share = _write_masks(staged, result, settings, inputs, progress)
+            end = time.perf_counter()
+            report = _report(
+                result,
+                networks,
+                inputs,
+                seconds={
+                    **{stage.value: s for stage, s in result.seconds.items()},
+                    "outputs": end - writing,
+                },
+                running_time=end - begin,
+            )
+            staged.write_report(report)
+            staged.write_config(identity)
+            staged.publish()
+    print_summary(_summary(result, report, transient_share, settings.result_dir))
+    return RefineOutcome(settings.result_dir, result, report)
+
+
+# --- before the networks run ----------------------------------------------------------------------
+
+
+def _check_settings(settings: RefineSettings) -> None:
+    if settings.proposer == "sam1" and settings.sam_checkpoint is None:
+        raise UserError("--proposer sam1 needs --sam-checkpoint (a path, or vit_h, vit_l, vit_b)")
+    if settings.fps is not None and not 0 < settings.fps < float("inf"):
+        raise UserError(f"--fps is {settings.fps}; it has to be above 0")
+    if settings.points_per_batch < 1:
+        raise UserError(f"--points-per-batch is {settings.points_per_batch}; give at least 1")
+    if settings.feature_cache_gb is not None and settings.feature_cache_gb < 0:
+        raise UserError(f"--feature-cache-gb is {settings.feature_cache_gb}; give 0 or more")
+
+
+def _open_inputs(settings: RefineSettings, progress: RichProgress) -> _Inputs:
+    notices: list[str] = []
+
+    def notify(text: str) -> None:
+        notices.append(text)
+        progress.notice(text)
+
+    frames = open_frames(
+        settings.video_path,
+        every=settings.every,
+        start=settings.start,
+        end=settings.end,
+        resolution=settings.resolution,
+        notify=notify,
+    )
+    prompts = None
+    if settings.prompt_dir is not None:
+        prompts = open_prompts(
+            settings.prompt_dir, frames, polarity=settings.prompt_polarity, notify=notify
+        )
+    return _Inputs(frames, prompts, notices)
+
+
+def _identity(settings: RefineSettings, inputs: _Inputs, progress: RichProgress) -> RunIdentity:
+    """All that the masks depend on; checkpoints are fetched here if they have to be."""
+    digests = {"frames": inputs.frames.content_digest()}
+    relevant = {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in _WITHOUT_EFFECT_ON_MASKS
+    }
+    if inputs.prompts is not None:
+        digests["prompts"] = inputs.prompts.content_digest()
+        relevant["prompt_polarity"] = inputs.prompts.polarity
+    with progress.stage("finding checkpoints"):
+        checkpoints = {"sam2": file_sha256(resolve_checkpoint(settings.sam2_checkpoint, "sam2"))}
+        if _uses_sam1(settings):
+            assert settings.sam_checkpoint is not None  # _check_settings
+            checkpoints["sam1"] = file_sha256(resolve_checkpoint(settings.sam_checkpoint, "sam1"))
+    return RunIdentity(settings=relevant, inputs=digests, checkpoints=checkpoints)
+
+
+def _uses_sam1(settings: RefineSettings) -> bool:
+    if settings.proposer == "auto":
+        return settings.sam_checkpoint is not None
+    return settings.proposer == "sam1"
+
+
+# --- the networks ---------------------------------------------------------------------------------
+
+
+def _load_networks(
+    settings: RefineSettings, frames: FrameSequence, progress: RichProgress
+) -> _Networks:
+    sam1 = None
+    with progress.stage("loading networks"):
+        sam2 = load_sam2(
+            settings.sam2_checkpoint,
+            settings.sam2_config,
+            settings.device,
+            precision=settings.precision,
+        )
+        if _uses_sam1(settings):
+            assert settings.sam_checkpoint is not None  # _check_settings
+            sam1 = load_sam1(settings.sam_checkpoint, settings.device, precision=settings.precision)
+    for loaded in (sam2, sam1):
+        if loaded is not None and loaded.notice:
+            progress.notice(f"checkpoint {loaded.name}: {loaded.notice}")
+    if sam2.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(sam2.device)
+    budget = None
+    if settings.feature_cache_gb is not None:
+        budget = int(settings.feature_cache_gb * 1e9)
+    features = FrameFeatureCache(sam2.model, frames, sam2.precision, budget)
+    networks = _Networks(
+        sam2,
+        sam1,
+        _proposer(settings, sam2, sam1, features),
+        _tracker(settings, sam2, features),
+    )
+    networks.counter.watch_sam2(sam2.model)
+    if sam1 is not None:
+        networks.counter.watch_sam1(sam1.model)
+    return networks
+
+
+def _proposer(
+    settings: RefineSettings, sam2: LoadedSam2, sam1: LoadedSam1 | None, features: FrameFeatureCache
+) -> Proposer:
+    config = _proposal_config(settings, sam2 if sam1 is None else sam1)
+    if sam1 is not None:
+        return Sam1Proposer(sam1.model, features.frames, config)
+    return Sam2Proposer(sam2.model, features, sam2.precision, config)
+
+
+def _proposal_config(settings: RefineSettings, checkpoint: LoadedCheckpoint) -> ProposalConfig:
+    """Flags win over what the checkpoint recommends, and that over the stock thresholds."""
+    recommended = checkpoint.recommended or ProposalConfig()
+    pred_iou, stability = settings.pred_iou_thresh, settings.stability_score_thresh
+    return ProposalConfig(
+        pred_iou_thresh=recommended.pred_iou_thresh if pred_iou is None else pred_iou,
+        stability_score_thresh=(
+            recommended.stability_score_thresh if stability is None else stability
+        ),
+        box_nms_thresh=settings.box_nms_thresh,
+        points_per_batch=settings.points_per_batch,
+        min_mask_region_area=settings.min_mask_region_area,
+    )
+
+
+def _tracker(settings: RefineSettings, sam2: LoadedSam2, features: FrameFeatureCache) -> Tracker:
+    if settings.tracker == "official":
+        return OfficialTracker(sam2.model, features.frames, sam2.precision)
+    return Sam2Tracker(sam2.model, features, sam2.precision, MemoryBank())
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _write_masks(
+    staged: StagedResult,
+    result: RefineResult,
+    settings: RefineSettings,
+    inputs: _Inputs,
+    progress: RichProgress,
+) -> float:
+    """Write the masks, `masklets.json` and the overlay; the mean share of transient pixels."""
+    frames = inputs.frames
+    shares = []
+    fps = settings.fps or frames.fps or _DEFAULT_FPS
+    overlay = (
+        OverlayWriter(staged.overlay_path, fps, frames.height, frames.width)
+        if settings.overlay
+        else nullcontext()
+    )
+    with progress.stage("writing results", len(frames)) as advance, overlay as video:
+        for frame_idx in range(len(frames)):
+            transient = result.transient(frame_idx)
+            shares.append(float(np.mean(transient.pixels)))
+            staged.write_mask(frame_idx, transient)
+            if video is not None:
+                video.push(_overlay(result, frames, frame_idx))
+            advance()
+    staged.write_masklets(_records(result))
+    return float(np.mean(shares))
+
+
+def _overlay(result: RefineResult, frames: FrameSequence, frame_idx: int) -> np.ndarray:
+    found = [
+        (object_id, masks.decode(mask))
+        for object_id, mask in result.masklets.at_frame(frame_idx).items()
+    ]
+    return overlay_frame(
+        frames[frame_idx],
+        kept=[item for item in found if item[0] in result.kept_ids],
+        rejected=[item for item in found if item[0] not in result.kept_ids],
+    )
+
+
+def _records(result: RefineResult) -> list[MaskletRecord]:
+    return [
+        MaskletRecord(
+            object_id=verdict.object_id,
+            kept=verdict.kept,
+            reason=verdict.reason,
+            transience_score=verdict.transience_score,
+            segmentations=result.masklets[verdict.object_id].segmentations,
+        )
+        for verdict in result.verdicts
+    ]
+
+
+def _report(
+    result: RefineResult,
+    networks: _Networks,
+    inputs: _Inputs,
+    seconds: Mapping[str, float],
+    running_time: float,
+) -> Report:
+    device = networks.sam2.device
+    prompts = inputs.prompts
+    return Report(
+        num_labels=NumLabels(len(result.kept_ids), len(result.verdicts) - len(result.kept_ids)),
+        running_time=running_time,
+        frames=result.num_frames,
+        seconds=seconds,
+        counts=networks.counter.calls,
+        device=f"{device} {networks.sam2.precision.name}",
+        checkpoints={role: loaded.name for role, loaded in networks.checkpoints.items()},
+        peak_rss_mb=peak_rss_mb(),
+        peak_vram_mb=(
+            torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+        ),
+        versions=_versions(),
+        prompts=PromptReport(
+            given=prompts is not None,
+            polarity=None if prompts is None else prompts.polarity,
+            polarity_reason=None if prompts is None else prompts.polarity_reason,
+            residuals=prompts is not None and prompts.has_residuals,
+        ),
+        notices=(*inputs.notices, *result.notices),
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages: dict[str, Callable[[], str]] = {
+        "t3dgs_masks": lambda: __version__,
+        "python": platform.python_version,
+    }
+    for name in ("torch", "sam2", "segment-anything", "numpy"):
+        packages[name] = lambda name=name: version(name)
+    return {name: find() for name, find in packages.items()}
+
+
+def _summary(
+    result: RefineResult, report: Report, transient_share: float, result_dir: Path
+) -> RunSummary:
+    return RunSummary(
+        frames=result.num_frames,
+        objects=[
+            ObjectSummary(v.object_id, v.kept, v.reason, v.transience_score)
+            for v in result.verdicts
+        ],
+        transient_share=transient_share,
+        seconds=report.seconds,
+        running_time=report.running_time,
+        image_encodings_per_frame=report.image_encodings_per_frame,
+        result_dir=result_dir,
+        proposer_encodings_per_frame=report.counts.proposer_image_encoder / result.num_frames,
+        peak_rss_mb=report.peak_rss_mb,
+        peak_vram_mb=report.peak_vram_mb,
+    )
