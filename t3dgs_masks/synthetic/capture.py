@@ -104,6 +104,7 @@ class Capture:
     object_masks: NDArray[np.bool_]  # [N, K, H, W] True = visible part of this walker; disjoint
     transient_masks: NDArray[np.bool_]  # [N, H, W] True = transient; the union of object_masks
     static_depths: NDArray[np.float32]  # [N, H, W] metres along the optical axis, no walkers
+    walker_positions: Floats  # [N, K, 2] metres on the floor; NaN = not in the room
     camera_to_worlds: Floats  # [N, 4, 4] OpenGL axes
     intrinsics: Intrinsics
     eval_frames: NDArray[np.uint8]  # [V, H, W, 3] RGB, no walkers, no noise
@@ -160,7 +161,10 @@ def _intrinsics(spec: CaptureSpec) -> Intrinsics:
 def _frame_times(spec: CaptureSpec, rng: np.random.Generator) -> Floats:
     """Story time of every frame: float64 [N] in 0..1."""
     length = max(spec.num_frames, _TIMELINE)
-    first = int(rng.integers(length - spec.num_frames + 1))
+    spare = length - spec.num_frames
+    # The story begins and ends with people still outside the view: not the best part of it.
+    margin = min(6, spare // 4)
+    first = int(rng.integers(margin, spare - margin + 1))
     return (first + np.arange(spec.num_frames)) / max(length - 1, 1)
 
 
@@ -919,6 +923,7 @@ def _film(
         object_masks=object_masks,
         transient_masks=np.logical_or.reduce(object_masks, axis=1),
         static_depths=depths,
+        walker_positions=tracks.positions,
         camera_to_worlds=camera_to_worlds,
         intrinsics=intrinsics,
         eval_frames=eval_frames,
