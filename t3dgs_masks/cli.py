@@ -92,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted: no result was written", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except Exception as error:
         if debug:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -117,20 +117,9 @@ def run_refine(settings: RefineSettings) -> RefineOutcome:
         set_threads(settings.threads)
         frames = inputs.frames
         with folder.begin(frames.names, frames.source_height, frames.source_width) as staged:
-            networks = _load_networks(settings, frames, progress)
-            try:
-                result = refine(
-                    num_frames=len(frames),
-                    height=frames.height,
-                    width=frames.width,
-                    prompts=inputs.prompts,
-                    proposer=networks.proposer,
-                    tracker=networks.tracker,
-                    config=settings.algorithm,
-                    observer=progress,
-                )
-            finally:
-                networks.counter.close()
+            with _memory_advice():
+                networks = _load_networks(settings, frames, progress)
+                result = _run_algorithm(settings, inputs, networks, progress)
             writing = time.perf_counter()
             transient_share = _write_masks(staged, result, settings, inputs, progress)
             end = time.perf_counter()
@@ -279,6 +268,37 @@ def _tracker(settings: RefineSettings, sam2: LoadedSam2, features: FrameFeatureC
     if settings.tracker == "official":
         return OfficialTracker(sam2.model, features.frames, sam2.precision)
     return Sam2Tracker(sam2.model, features, sam2.precision, MemoryBank())
+
+
+def _run_algorithm(
+    settings: RefineSettings, inputs: _Inputs, networks: _Networks, progress: RichProgress
+) -> RefineResult:
+    frames = inputs.frames
+    try:
+        return refine(
+            num_frames=len(frames),
+            height=frames.height,
+            width=frames.width,
+            prompts=inputs.prompts,
+            proposer=networks.proposer,
+            tracker=networks.tracker,
+            config=settings.algorithm,
+            observer=progress,
+        )
+    finally:
+        networks.counter.close()
+
+
+@contextmanager
+def _memory_advice() -> Iterator[None]:
+    """Out of device memory is something the user can do something about."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device ran out of memory: lower --points-per-batch or --resolution, take a "
+            "smaller checkpoint (sam2.1-hiera-small), or use --device cpu"
+        ) from error
 
 
 # --- results --------------------------------------------------------------------------------------
