@@ -82,10 +82,10 @@ class Options:
     """Recommended threshold stored with the exported weights."""
     learning_rate: float = 8e-4
     final_learning_rate: float = 1.5e-5
-    images_per_step: int = 8
-    clips_per_step: int = 2
+    images_per_step: int = 4
+    clips_per_step: int = 1
     clip_length: int = 6
-    clip_share: float = 0.4
+    clip_share: float = 0.3
     """Share of the steps that train on clips, once those have begun."""
     capture_share: float = 0.35
     """Share of the samples from the posed 3D captures instead of the 2D clips."""
@@ -475,7 +475,9 @@ def combined_loss(
     total = weight.sum().clamp(min=1)
     best = losses.min(dim=1).values
     others = losses.mean(dim=1) if losses.shape[1] > 1 else torch.zeros_like(best)
-    per_prompt = best + 0.25 * others + iou_head_loss(predicted_ious, ious)
+    # The wanted object is never ambiguous here, so all proposals should be good: then little is
+    # lost when the IoU head picks another one than the best.
+    per_prompt = best + 0.6 * others + 1.5 * iou_head_loss(predicted_ious, ious)
     chosen = ious.gather(1, predicted_ious.argmax(dim=1, keepdim=True))[:, 0]
     return (per_prompt * weight).sum() / total, (chosen * weight).sum() / total
 
@@ -584,7 +586,7 @@ class Trainer:
         single, _ = combined_loss(losses[:, :1], ious[:, :1], predicted[:, :1], weight)
         self.figures[figure].append(chosen.item())
         score = functional.binary_cross_entropy_with_logits(scores, torch.ones_like(scores))
-        return three + 0.7 * single + 0.1 * score
+        return three + 0.7 * single + 0.02 * score
 
     def _click_loss(
         self,
@@ -684,7 +686,10 @@ class Trainer:
             present = (full.flatten(1).sum(dim=1) > 0.0008 * size * size).float()
             per_mask, ious = mask_losses(output[0], low_resolution(full))
             loss, chosen = combined_loss(per_mask, ious, output[2], present)
-            score = functional.binary_cross_entropy_with_logits(output[6].float(), present[:, None])
+            # Absent objects are rare: without a larger weight they are never recognised.
+            score = functional.binary_cross_entropy_with_logits(
+                output[6].float(), present[:, None], weight=4 - 3 * present[:, None]
+            )
             losses.append(loss + 0.5 * score)
             if present.any():
                 self.figures["track iou"].append(chosen.item())
