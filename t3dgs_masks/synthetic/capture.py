@@ -13,6 +13,7 @@ nerfstudio has them (x right, y up, looking along -z). Pixel (column, row) cover
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -33,6 +34,7 @@ from t3dgs_masks.synthetic.appearance import (
 )
 
 CaptureMode = Literal["video", "photos"]
+CaptureLook = Literal["calm", "busy"]
 Floats = NDArray[np.float64]
 Texture = NDArray[np.uint8]  # [h, w, 3] RGB
 
@@ -49,6 +51,8 @@ _TIMELINE = 40
 """Frames in which the whole story of the walkers is told. A shorter capture shows a part of it at
 the same pace, a longer one tells it more slowly."""
 _LIGHT = np.array([0.42, 0.24, 0.87])
+_CALM_SATURATION = np.float32(0.3)  # of the room's colours
+_CALM_BLACK = np.float32(95)  # what black becomes in a calm room, 0..255
 _SKIN = np.array(
     [[244, 208, 180], [226, 172, 136], [198, 134, 94], [150, 96, 64], [98, 62, 44]], np.float32
 )
@@ -77,6 +81,9 @@ class CaptureSpec:
     grain: float = 1.5
     """Standard deviation of the sensor noise in 0..255 units; evaluation views have none."""
     num_seed_points: int = 2000
+    look: CaptureLook = "calm"
+    """``calm``: a pale room, people in clothes of one strong colour each: what a very small
+    network can tell apart. ``busy``: room and people in all colours, trousers unlike jackets."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +150,13 @@ def make_capture(spec: CaptureSpec) -> Capture:
     else:
         furniture = _sample_furniture(room_rng, middle, np.zeros((0, 2)), camera_spots)
         tracks = _scatter(path_rng, cameras, num_walkers, furniture)
-    scene, wall, floor = _build_room(room_rng, furniture)
+    scene, wall, floor = _build_room(room_rng, furniture, spec.look)
     walkers: list[_Walker] = []
     for _ in range(num_walkers):
-        walkers.append(_sample_walker(people_rng, wall, floor, walkers))
+        if spec.look == "calm":
+            walkers.append(_sample_calm_walker(people_rng, walkers))
+        else:
+            walkers.append(_sample_walker(people_rng, wall, floor, walkers))
     return _film(spec, intrinsics, scene, walkers, tracks, cameras, eval_cameras, point_rng)
 
 
@@ -309,6 +319,37 @@ def _sample_walker(
     texture[:chin] = noise_texture(rng, chin, side, _SKIN[rng.integers(len(_SKIN))], 3.0)
     texture[:hairline] = _HAIR[rng.integers(len(_HAIR))]
     return _Walker(texture, torso, WalkerBuild.sample(rng), rng.uniform(1.6, 1.9))
+
+
+def _sample_calm_walker(rng: np.random.Generator, others: list[_Walker]) -> _Walker:
+    """A person in one strong colour, trousers a shade darker, unlike what the ``others`` wear."""
+    side = _WALKER_SPRITE
+    chin, waist, hairline = (int(share * side) for share in (WALKER_CHIN, WALKER_WAIST, 0.13))
+    draws = [_strong_colour(rng) for _ in range(12)]
+    worn = [walker.torso_rgb for walker in others]
+    apart = [min((float(np.abs(c - w).sum()) for w in worn), default=0.0) for c in draws]
+    clothes = draws[int(np.argmax(apart))]
+    texture = noise_texture(rng, side, side, clothes, rng.uniform(3, 9))
+    texture[waist:] = noise_texture(
+        rng, side - waist, side, clothes * np.float32(rng.uniform(0.65, 0.85)), rng.uniform(3, 9)
+    )
+    texture[:chin] = noise_texture(rng, chin, side, _SKIN[rng.integers(1, len(_SKIN))], 3.0)
+    texture[:hairline] = _HAIR[rng.integers(len(_HAIR) - 2)]
+    return _Walker(texture, clothes, WalkerBuild.sample(rng), rng.uniform(1.6, 1.9))
+
+
+def _strong_colour(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A saturated, not too light RGB colour [3]."""
+    hue, saturation, value = rng.uniform(0, 1), rng.uniform(0.75, 1.0), rng.uniform(0.4, 0.8)
+    return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32) * 255
+
+
+def _calmed(texture: Texture) -> Texture:
+    """A texture of the room with most of its colour taken away and its darks lifted."""
+    values = texture.astype(np.float32)
+    grey = values.mean(axis=2, keepdims=True)
+    muted = grey + (values - grey) * _CALM_SATURATION
+    return (_CALM_BLACK + muted * (1 - _CALM_BLACK / 255)).astype(np.uint8)
 
 
 def _sample_paths(rng: np.random.Generator, count: int, rig: _Rig) -> list[_Path]:
@@ -634,7 +675,7 @@ def _face_texture(
 
 
 def _build_room(
-    rng: np.random.Generator, furniture: list[_Box]
+    rng: np.random.Generator, furniture: list[_Box], look: CaptureLook
 ) -> tuple[_Scene, NDArray[np.float32], NDArray[np.float32]]:
     """All surfaces, and the colours of wall and floor."""
     wall = _muted(random_colour(rng, low=150, high=250), 0.55)
@@ -670,6 +711,8 @@ def _build_room(
                 _face_texture(rng, quad, colour, books and is_front, drawers if index < 4 else 1)
             )
             quads.append(quad)
+    if look == "calm":
+        textures = [_calmed(texture) for texture in textures]
     return _pack(quads, textures), wall, floor
 
 
