@@ -107,7 +107,9 @@ def run_refine(settings: RefineSettings) -> RefineOutcome:
     folder = ResultFolder.open(settings.result_dir, inputs=sources)
     with RichProgress() as progress:
         inputs = _open_inputs(settings, progress)
-        identity = _identity(settings, inputs, progress)
+    # Outside of the display: a checkpoint that has to be fetched comes with a bar of its own.
+    identity = _identity(settings, inputs)
+    with RichProgress() as progress:
         if settings.resume and folder.is_complete(identity.hash):
             progress.notice(
                 f"{settings.result_dir} already holds the result of these settings and inputs; "
@@ -177,7 +179,7 @@ def _open_inputs(settings: RefineSettings, progress: RichProgress) -> _Inputs:
     return _Inputs(frames, prompts, notices)
 
 
-def _identity(settings: RefineSettings, inputs: _Inputs, progress: RichProgress) -> RunIdentity:
+def _identity(settings: RefineSettings, inputs: _Inputs) -> RunIdentity:
     """All that the masks depend on; checkpoints are fetched here if they have to be."""
     digests = {"frames": inputs.frames.content_digest()}
     relevant = {
@@ -188,11 +190,10 @@ def _identity(settings: RefineSettings, inputs: _Inputs, progress: RichProgress)
     if inputs.prompts is not None:
         digests["prompts"] = inputs.prompts.content_digest()
         relevant["prompt_polarity"] = inputs.prompts.polarity
-    with progress.stage("finding checkpoints"):
-        checkpoints = {"sam2": file_sha256(resolve_checkpoint(settings.sam2_checkpoint, "sam2"))}
-        if _uses_sam1(settings):
-            assert settings.sam_checkpoint is not None  # _check_settings
-            checkpoints["sam1"] = file_sha256(resolve_checkpoint(settings.sam_checkpoint, "sam1"))
+    checkpoints = {"sam2": file_sha256(resolve_checkpoint(settings.sam2_checkpoint, "sam2"))}
+    if _uses_sam1(settings):
+        assert settings.sam_checkpoint is not None  # _check_settings
+        checkpoints["sam1"] = file_sha256(resolve_checkpoint(settings.sam_checkpoint, "sam1"))
     return RunIdentity(settings=relevant, inputs=digests, checkpoints=checkpoints)
 
 
