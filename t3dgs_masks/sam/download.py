@@ -7,6 +7,7 @@ also serves machines without internet access: fill the folder elsewhere and carr
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def _find_in_hub_cache(repo_id: str, file_name: str) -> Path | None:
 def _download(entry: CatalogueEntry, repo_id: str) -> Path:
     from huggingface_hub import hf_hub_download
 
+    # It reports every retry at length; what matters is said once, below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(hf_hub_download(repo_id=repo_id, filename=entry.hub_file))
     except Exception as error:  # network stacks differ by version: any of them may raise anything
