@@ -23,7 +23,11 @@ if [ "$(cat .venv/.set-up-for 2>/dev/null)" != "$wanted" ]; then
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     # torch and torchvision in one command, so that their builds fit each other.
-    .venv/bin/python -m pip install -q -c scripts/constraints.txt torch torchvision
+    .venv/bin/python -m pip install -q -c scripts/constraints.txt torch torchvision setuptools wheel
+    # SAM2 is built from source. Against the torch just installed, or pip would fetch another copy
+    # of it for the build; without the CUDA extension, which nothing here uses.
+    SAM2_BUILD_CUDA=0 .venv/bin/python -m pip install -q -c scripts/constraints.txt \
+        --no-build-isolation --no-deps sam2
     .venv/bin/python -m pip install -q -c scripts/constraints.txt -e '.[dev]'
     echo "$wanted" > .venv/.set-up-for
 fi
