@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -33,6 +34,8 @@ class Measure:
     """Length of each."""
     num_walkers: int = 3
     """People in each."""
+    look: Literal["calm", "busy"] = "calm"
+    """See `t3dgs-masks demo --help`."""
     sam2_checkpoint: str = "tiny-synthetic"
     """Path, or a name of `t3dgs-masks models list`."""
     compare_official: bool = False
@@ -67,6 +70,7 @@ def measure(settings: Measure, seed: int, root: Path) -> Row:
         seed=seed,
         num_frames=settings.num_frames,
         num_walkers=settings.num_walkers,
+        look=settings.look,
         sam2_checkpoint=settings.sam2_checkpoint,
         threads=settings.threads,
     )

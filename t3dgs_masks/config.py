@@ -141,6 +141,9 @@ class DemoSettings:
     """Length of the capture."""
     num_walkers: int = 3
     """People who walk through it."""
+    look: Literal["calm", "busy"] = "calm"
+    """calm: a pale room, people in one strong colour each. busy: everything in all colours, which
+    is more than the packaged small network can tell apart."""
     sam2_checkpoint: str = "tiny-synthetic"
     """Path, or a name of `t3dgs-masks models list`."""
     tracker: Literal["sam2", "official"] = "sam2"

@@ -75,7 +75,10 @@ def _make_capture(
     settings: DemoSettings, root: Path
 ) -> tuple[Capture, CoarsePrompts, DatasetPaths]:
     spec = CaptureSpec(
-        seed=settings.seed, num_frames=settings.num_frames, num_walkers=settings.num_walkers
+        seed=settings.seed,
+        num_frames=settings.num_frames,
+        num_walkers=settings.num_walkers,
+        look=settings.look,
     )
     with RichProgress() as progress, progress.stage("making a capture"):
         capture = make_capture(spec)
