@@ -73,12 +73,13 @@ class Options:
     config: Path = ROOT / "configs" / "sam2_tiny_256.yaml"
     evaluate_only: Path | None = None
     """Print the held-out figures of this checkpoint and stop."""
-    export: Path | None = None
-    """Write the shipped file from this training state and stop."""
+    export: tuple[Path, ...] = ()
+    """Write the shipped file from this training state and stop. Several states that were resumed
+    from one are averaged."""
     export_to: Path = ROOT / "t3dgs_masks" / "sam" / "weights" / "tiny_synthetic.pt"
-    pred_iou_thresh: float = 0.5
+    pred_iou_thresh: float = 0.7
     """Recommended threshold stored with the exported weights."""
-    stability_score_thresh: float = 0.7
+    stability_score_thresh: float = 0.8
     """Recommended threshold stored with the exported weights."""
     learning_rate: float = 8e-4
     final_learning_rate: float = 1.5e-5
@@ -243,6 +244,7 @@ class CaptureSource:
             height=height,
             width=width,
             num_eval_views=0,
+            look="calm" if rng.random() < 0.7 else "busy",
         )
         self.next_seed += 1
         return make_capture(spec)
@@ -318,7 +320,7 @@ class Pool:
     def _refresh(self, wait: bool) -> None:
         """Take one new sample, in place of the oldest when the pool is full."""
         try:
-            clip = self.source.get(timeout=120 if wait else 0.0001)
+            clip = self.source.get(timeout=120 if wait else 0.002)
         except queue.Empty:
             return
         if len(self.clips) < self.capacity:
@@ -338,8 +340,9 @@ class DataFeed:
         lengths = (1, options.clip_length)
         self.process = context.Process(target=_produce, args=(source, lengths, queues), daemon=True)
         self.process.start()
-        self.images = Pool(queues[0], capacity=400, reuse=3)
-        self.clips = Pool(queues[1], capacity=120, reuse=4)
+        # Drawing a sample costs a few hundredths of a step: little reuse, no learning by heart.
+        self.images = Pool(queues[0], capacity=64, reuse=1.1)
+        self.clips = Pool(queues[1], capacity=24, reuse=1.2)
 
     def close(self) -> None:
         """Stop the data process."""
@@ -955,11 +958,21 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.cpu().half() if v.is_floating_point() else v.cpu() for k, v in state.items()}
 
 
-def export(options: Options, source: Path) -> None:
-    """Write the shipped checkpoint from a training state."""
-    state = torch.load(source, map_location="cpu", weights_only=False)
+def average_states(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of state dicts of one architecture; integer tensors are taken from the first."""
+    return {
+        key: torch.stack([state[key] for state in states]).mean(dim=0)
+        if value.is_floating_point()
+        else value
+        for key, value in states[0].items()
+    }
+
+
+def export(options: Options) -> None:
+    """Write the shipped checkpoint from one or several training states."""
+    states = [torch.load(p, map_location="cpu", weights_only=False) for p in options.export]
     shipped = {
-        "model": half_precision(state["ema"]),
+        "model": half_precision(average_states([state["ema"] for state in states])),
         "config": options.config.read_text(encoding="utf-8"),
         "recommended": {
             "pred_iou_thresh": options.pred_iou_thresh,
@@ -972,8 +985,9 @@ def export(options: Options, source: Path) -> None:
     partial = options.export_to.with_suffix(".partial")
     torch.save(shipped, partial)
     partial.replace(options.export_to)
-    megabytes = options.export_to.stat().st_size / 1e6
-    print(f"{options.export_to}: {megabytes:.2f} MB, {state['elapsed'] / 60:.1f} minutes trained")
+    print(f"{options.export_to}: {options.export_to.stat().st_size / 1e6:.2f} MB")
+    for path, state in zip(options.export, states, strict=True):
+        print(f"  from {path}: step {state['step']}, {state['elapsed'] / 60:.1f} minutes")
 
 
 def load_for_evaluation(path: Path, device: torch.device) -> SAM2Base:
@@ -1195,8 +1209,8 @@ def main(options: Options) -> None:
         device = torch.device(options.device)
         print_table(evaluate(load_for_evaluation(options.evaluate_only, device), device))
         return
-    if options.export is not None:
-        export(options, options.export)
+    if options.export:
+        export(options)
         return
     options.output_dir.mkdir(parents=True, exist_ok=True)
     training = Training(options)
