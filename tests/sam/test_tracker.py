@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
 
 from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache, MemoryBank
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.tracker import Sam2Tracker, TrackedLogits
+from t3dgs_masks.synthetic.capture import CaptureSpec, make_capture
 from t3dgs_masks.types import NetworkCalls
 from tests.sam.scenes import BlobSequence, blob_sequence
 
@@ -101,6 +103,40 @@ def test_several_objects(name, model, sequence, cpu):
     # The comparison means something: objects differ by far more than the tolerance.
     apart = max((f.mask_logits[0] - f.mask_logits[-1]).abs().max().item() for f in ours)
     assert apart > 4 * BATCH_TOLERANCE
+
+
+def test_an_object_that_walks_out_of_the_picture(trained_sam2, cpu):
+    """The small model sees it go; both trackers then say "absent", memories included."""
+    capture = make_capture(
+        CaptureSpec(seed=0, num_walkers=2, num_eval_views=0, height=96, width=128)
+    )
+    walk = BlobSequence(capture.frames[28:37], capture.object_masks[28:37])
+    assert walk.mask(3, 0).any()
+    assert not walk.mask(4, 0).any()
+    case = Case(((0, 0),), 1)
+    ours = logits(our_tracker(trained_sam2, walk, cpu), walk, case)
+    official = logits(OfficialTracker(trained_sam2, walk, cpu), walk, case)
+    assert_same(ours, official, ONE_OBJECT_TOLERANCE)
+    is_there = [frame.object_score_logits.item() > 0 for frame in ours]
+    assert is_there == [True, True, True, False, False, False, False, False]
+    assert all((frame.mask_logits == NO_OBJ_SCORE).all() for frame in ours[3:])
+
+
+def test_absent_objects(random_sam2, sequence, cpu):
+    """What a network that sees no object remembers is the same too."""
+    bias = random_sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+    with torch.no_grad():
+        before = bias.clone()
+        bias.fill_(-5.0)
+    try:
+        case = SEVERAL_OBJECTS["both sides"]
+        ours = logits(our_tracker(random_sam2, sequence, cpu), sequence, case)
+        official = logits(OfficialTracker(random_sam2, sequence, cpu), sequence, case)
+    finally:
+        with torch.no_grad():
+            bias.copy_(before)
+    assert_same(ours, official, BATCH_TOLERANCE)
+    assert (ours[0].mask_logits == NO_OBJ_SCORE).all()
 
 
 def test_restart_with_cached_memories(model, sequence, cpu):
