@@ -79,7 +79,7 @@ class Options:
     export_to: Path = ROOT / "t3dgs_masks" / "sam" / "weights" / "tiny_synthetic.pt"
     pred_iou_thresh: float = 0.7
     """Recommended threshold stored with the exported weights."""
-    stability_score_thresh: float = 0.8
+    stability_score_thresh: float = 0.7
     """Recommended threshold stored with the exported weights."""
     learning_rate: float = 8e-4
     final_learning_rate: float = 1.5e-5
