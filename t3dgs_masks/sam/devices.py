@@ -88,11 +88,6 @@ class Precision:
         with _tf32(self.tf32), torch.autocast("cuda", self.autocast_dtype, enabled=bfloat16):
             yield
 
-    def enable(self) -> None:
-        """Allow (or forbid) TF32 in the whole process, for a program that runs nothing else."""
-        if self.device_type == "cuda":
-            _set_tf32(self.tf32, self.tf32)
-
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
