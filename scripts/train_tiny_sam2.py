@@ -970,7 +970,7 @@ def average_states(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def export(options: Options) -> None:
     """Write the shipped checkpoint from one or several training states."""
-    states = [torch.load(p, map_location="cpu", weights_only=False) for p in options.export]
+    states = [torch.load(p, map_location="cpu", weights_only=True) for p in options.export]
     shipped = {
         "model": half_precision(average_states([state["ema"] for state in states])),
         "config": options.config.read_text(encoding="utf-8"),
@@ -1095,7 +1095,7 @@ class Training:
     def load(self) -> None:
         """Read the state from OUTPUT_DIR/state.pt."""
         path = self.options.output_dir / "state.pt"
-        state = torch.load(path, map_location=self.device, weights_only=False)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["ema"])
         self.trainer.affinity.load_state_dict(state["affinity"])

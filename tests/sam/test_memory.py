@@ -1,0 +1,94 @@
+"""The caches against slow references, and the pixels that the network sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PilImage
+from sam2.utils.misc import load_video_frames
+
+from t3dgs_masks.masks import encode
+from t3dgs_masks.sam.counters import NetworkCounter
+from t3dgs_masks.sam.memory import (
+    FrameFeatureCache,
+    LruCache,
+    MemoryBank,
+    ObjectMemory,
+    image_to_tensor,
+)
+from tests.sam.scenes import blob_sequence
+
+USES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.booleans()), max_size=40)
+
+
+@given(budget=st.integers(0, 20), uses=USES)
+def test_lru_cache_like_a_list_in_order_of_use(budget, uses):
+    cache: LruCache[int, str] = LruCache(budget, len)
+    kept: list[tuple[int, str]] = []  # least recently used first
+    for key, size, is_put in uses:
+        known = dict(kept)
+        if is_put:
+            value = "x" * size
+            cache.put(key, value)
+            kept = [item for item in kept if item[0] != key] + [(key, value)]
+            while len(kept) > 1 and sum(len(v) for _, v in kept) > budget:
+                kept.pop(0)
+        else:
+            assert cache.get(key) == known.get(key)
+            if key in known:
+                kept = [item for item in kept if item[0] != key] + [(key, known[key])]
+        assert len(cache) == len(kept)
+        assert cache.used_bytes == sum(len(v) for _, v in kept)
+
+
+def test_pixels_are_those_of_the_official_loader(tmp_path: Path):
+    image = np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8)
+    # Lossless bytes under the one suffix that the official loader takes.
+    PilImage.fromarray(image).save(tmp_path / "0.jpg", format="PNG")
+    expected, height, width = load_video_frames(
+        str(tmp_path), 64, offload_video_to_cpu=True, compute_device=torch.device("cpu")
+    )
+    assert (height, width) == image.shape[:2]
+    assert torch.equal(image_to_tensor(image, 64, torch.device("cpu")), expected)
+
+
+def test_a_frame_is_encoded_when_first_asked_for_and_again_only_if_dropped(random_sam2, cpu):
+    sequence = blob_sequence(3, 1)
+    counter = NetworkCounter()
+    counter.watch_sam2(random_sam2)
+    roomy = FrameFeatureCache(random_sam2, sequence, cpu)
+    first = roomy[0]
+    for frame_idx in (0, 1, 0, 2, 1, 0):
+        roomy[frame_idx]
+    assert counter.calls.image_encoder == 3
+    one_frame_only = FrameFeatureCache(random_sam2, sequence, cpu, first.num_bytes)
+    for frame_idx in (0, 0, 1, 0):
+        again = one_frame_only[frame_idx]
+    counter.close()
+    assert counter.calls.image_encoder == 3 + 3
+    assert all(torch.equal(a, b) for a, b in zip(first.levels, again.levels, strict=True))
+
+
+def test_batches_are_views_of_one_frame(random_sam2, cpu):
+    features = FrameFeatureCache(random_sam2, blob_sequence(1, 1), cpu)
+    size = random_sam2.image_size
+    batched = features.batched(0, 3)
+    assert batched.sizes == [(size // s, size // s) for s in (4, 8, 16)]
+    assert [feat.shape[1] for feat in batched.vision_feats] == [3, 3, 3]
+    assert torch.equal(batched.vision_feats[-1][:, 0], batched.vision_feats[-1][:, 2])
+
+
+def test_memories_are_found_by_frame_and_pixels():
+    square, dot = np.zeros((2, 8, 8), bool)
+    square[2:5, 2:5] = True
+    dot[1, 1] = True
+    memory = ObjectMemory(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16), torch.zeros(1, 8))
+    bank = MemoryBank()
+    bank.put(3, encode(square), memory)
+    assert bank.get(3, encode(square.copy())) is memory
+    assert bank.get(4, encode(square)) is None
+    assert bank.get(3, encode(dot)) is None
