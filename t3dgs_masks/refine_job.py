@@ -95,8 +95,13 @@ class _Networks:
         return loaded
 
 
-def run_refine(settings: RefineSettings) -> RefineOutcome:
+def run_refine(settings: RefineSettings, frames: SourceFrames | None = None) -> RefineOutcome:
     """Run one refine and print its summary.
+
+    Args:
+        settings: what to do.
+        frames: refine these instead of opening `settings.video_path` (whose selection and
+            `resolution` then do not apply).
 
     Raises:
         UserError: bad inputs or settings; nothing is written then.
@@ -106,7 +111,7 @@ def run_refine(settings: RefineSettings) -> RefineOutcome:
     sources = [path for path in (settings.video_path, settings.prompt_dir) if path is not None]
     folder = ResultFolder.open(settings.result_dir, inputs=sources)
     with RichProgress() as progress:
-        inputs = _open_inputs(settings, progress)
+        inputs = _open_inputs(settings, frames, progress)
     # Outside of the display: a checkpoint that has to be fetched comes with a bar of its own.
     identity = _identity(settings, inputs)
     with RichProgress() as progress:
@@ -156,21 +161,24 @@ def _check_settings(settings: RefineSettings) -> None:
         raise UserError(f"--feature-cache-gb is {settings.feature_cache_gb}; give 0 or more")
 
 
-def _open_inputs(settings: RefineSettings, progress: RichProgress) -> _Inputs:
+def _open_inputs(
+    settings: RefineSettings, frames: SourceFrames | None, progress: RichProgress
+) -> _Inputs:
     notices: list[str] = []
 
     def notify(text: str) -> None:
         notices.append(text)
         progress.notice(text)
 
-    frames = open_frames(
-        settings.video_path,
-        every=settings.every,
-        start=settings.start,
-        end=settings.end,
-        resolution=settings.resolution,
-        notify=notify,
-    )
+    if frames is None:
+        frames = open_frames(
+            settings.video_path,
+            every=settings.every,
+            start=settings.start,
+            end=settings.end,
+            resolution=settings.resolution,
+            notify=notify,
+        )
     prompts = None
     if settings.prompt_dir is not None:
         prompts = open_prompts(

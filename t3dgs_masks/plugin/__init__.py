@@ -1,0 +1,1 @@
+"""The nerfstudio method `t3dgs-splatfacto`; the only importer of nerfstudio."""
