@@ -93,6 +93,16 @@ def fill_holes(mask: BoolMask, max_area: int) -> BoolMask:
     return mask | is_hole[labels] if count > 1 else mask
 
 
+def drop_small(mask: BoolMask, min_area: int) -> BoolMask:
+    """[H, W] bool without its 8-connected components of fewer than `min_area` pixels."""
+    if min_area <= 1 or not mask.any():
+        return mask
+    _, label_map, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    is_kept = stats[:, cv2.CC_STAT_AREA] >= min_area
+    is_kept[0] = False  # the background
+    return is_kept[np.asarray(label_map, dtype=np.intp)]
+
+
 def encode(mask: BoolMask) -> Rle:
     """[H, W] bool -> `Rle`."""
     height, width = mask.shape

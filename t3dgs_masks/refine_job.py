@@ -108,7 +108,8 @@ def run_refine(settings: RefineSettings, frames: SourceFrames | None = None) -> 
     """
     begin = time.perf_counter()
     _check_settings(settings)
-    sources = [path for path in (settings.video_path, settings.prompt_dir) if path is not None]
+    read_from = [settings.video_path if frames is None else None, settings.prompt_dir]
+    sources = [path for path in read_from if path is not None]
     folder = ResultFolder.open(settings.result_dir, inputs=sources)
     with RichProgress() as progress:
         inputs = _open_inputs(settings, frames, progress)

@@ -1,0 +1,313 @@
+"""Feeds splatfacto; at the refine steps it turns what the splat explains badly into masks."""
+
+from __future__ import annotations
+
+import gc
+import random
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import (
+    FullImageDatamanager,
+    FullImageDatamanagerConfig,
+)
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.engine.callbacks import (
+    TrainingCallback,
+    TrainingCallbackAttributes,
+    TrainingCallbackLocation,
+)
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from t3dgs_masks.config import RefineConfig, RefineSettings
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.plugin.checkpointing import save_whole_checkpoint
+from t3dgs_masks.plugin.model import REFINED_KEY, T3dgsSplatfactoModel
+from t3dgs_masks.plugin.prompting import CoarseMaskConfig, write_prompts
+from t3dgs_masks.plugin.refined_masks import RefinedMasks
+from t3dgs_masks.plugin.stages import StageFolder, StageState, stage_folder
+from t3dgs_masks.plugin.views import TrainingViews, View, common_size, ordered_views
+from t3dgs_masks.refine_job import run_refine
+from t3dgs_masks.report.progress import RichProgress
+from t3dgs_masks.sam.checkpoints import resolve_checkpoint
+from t3dgs_masks.types import BoolMask, FloatMap
+
+
+@dataclass
+class RefinerConfig:
+    """The networks and the algorithm of a refine during training; as in `t3dgs-masks refine`."""
+
+    sam2_checkpoint: str = "sam2.1-hiera-large"
+    """SAM2: path, or a name of `t3dgs-masks models list` (fetched once, when training starts)."""
+    sam2_config: str | None = None
+    """SAM2 configuration: a file or a name. Default: recognised from the checkpoint."""
+    sam_checkpoint: str | None = None
+    """SAM1 checkpoint for the proposals: path, or vit_h, vit_l, vit_b. Default: SAM2 proposes."""
+    pred_iou_thresh: float | None = None
+    """Drop proposals whose predicted IoU is not above this. Default: 0.88, or what the
+    checkpoint recommends."""
+    stability_score_thresh: float | None = None
+    """Drop proposals whose stability score is below this. Default: 0.95, or what the checkpoint
+    recommends."""
+    points_per_batch: int = 64
+    """Point prompts per pass through the mask decoder; lower it when memory is short."""
+    algorithm: RefineConfig = field(default_factory=RefineConfig)
+    """Settings of the algorithm."""
+
+    def settings(self, prompt_dir: Path, result_dir: Path, device: str) -> RefineSettings:
+        """Those of one refine over training views."""
+        return RefineSettings(
+            video_path=prompt_dir,  # the views are given as frames
+            result_dir=result_dir,
+            prompt_dir=prompt_dir,
+            prompt_polarity="white-transient",
+            sam2_checkpoint=self.sam2_checkpoint,
+            sam2_config=self.sam2_config,
+            sam_checkpoint=self.sam_checkpoint,
+            pred_iou_thresh=self.pred_iou_thresh,
+            stability_score_thresh=self.stability_score_thresh,
+            points_per_batch=self.points_per_batch,
+            algorithm=self.algorithm,
+            device=device,
+            threads=torch.get_num_threads(),
+        )
+
+
+@dataclass
+class T3dgsDatamanagerConfig(FullImageDatamanagerConfig):
+    """Full images, with masks that are refined during training."""
+
+    _target: type = field(default_factory=lambda: T3dgsDatamanager)
+    refine_steps: tuple[int, ...] = (7000,)
+    """Refine the masks before each of these training steps. None given: never."""
+    after_refine: Literal["continue", "restart"] = "continue"
+    """continue: go on training the Gaussians there are. restart: train anew from the seed points
+    with the refined masks, as the paper does."""
+    write_back: bool = True
+    """Write refined masks into the dataset too, for later trainings (undone by `t3dgs-masks
+    revert`)."""
+    dilate: int = 0
+    """Grow refined masks by this many pixels."""
+    coarse: CoarseMaskConfig = field(default_factory=CoarseMaskConfig)
+    """The coarse masks that a refine starts from."""
+    refiner: RefinerConfig = field(default_factory=RefinerConfig)
+    """The refine itself."""
+
+
+class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
+    """Injects refined masks into the training batches, and makes them at the refine steps."""
+
+    config: T3dgsDatamanagerConfig
+
+    def __init__(self, config: T3dgsDatamanagerConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if str(self.device) == "cpu":
+            self.config.cache_images = "gpu"  # "cpu" pins memory, which needs CUDA
+        self.state = StageState()
+        self._refined: RefinedMasks | None = None
+
+    # --- state in the checkpoint ------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.state.as_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Evaluation, rendering and export come here too: masks are not looked for yet."""
+        self.state = StageState.from_dict(state)
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """As upstream; after a refine with its masks, and with `REFINED_KEY` set."""
+        camera, data = super().next_train(step)
+        if self._refined is not None:
+            data["mask"] = self._kept(int(data["image_idx"]), data.get("mask"))
+            data[REFINED_KEY] = True
+        return camera, data
+
+    def _kept(self, camera_idx: int, user_mask: Tensor | None) -> Tensor:
+        """[H, W, 1] bool, True = static: the refined mask and the user's."""
+        assert self._refined is not None
+        kept = self._refined.static(camera_idx)
+        return kept if user_mask is None else kept & user_mask.to(kept.device)
+
+    # --- the refine -------------------------------------------------------------------------------
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Called once, when training is about to start: what would fail later fails here."""
+        trainer = training_callback_attributes.trainer
+        assert trainer is not None
+        with _one_line_errors():
+            self._take_up_masks(trainer)
+            self._check_refine_is_possible(trainer)
+        self._model(trainer).first_step = self.state.first_step
+        return [
+            TrainingCallback(
+                [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
+                self.refine_if_due,
+                args=[trainer],
+            )
+        ]
+
+    def refine_if_due(self, trainer: Trainer, step: int) -> None:
+        """Refine before this step if one of the refine steps is reached."""
+        stage = self.state.due_stage(self.config.refine_steps, step)
+        if stage is None:
+            return
+        with _one_line_errors():
+            self._refine(trainer, stage, step)
+
+    def _take_up_masks(self, trainer: Trainer) -> None:
+        """Find the masks of a resumed run."""
+        if self.state.stages_done == 0:
+            return
+        config = trainer.config
+        loaded_from = [config.load_dir, config.load_checkpoint and config.load_checkpoint.parent]
+        folder = self.state.find_masks([path.absolute().parent for path in loaded_from if path])
+        if folder is None:
+            raise UserError(
+                f"the masks of stage {self.state.stages_done} are no longer in "
+                f"{stage_folder(Path(self.state.run_dir), self.state.stages_done).binary_masks}: "
+                "put them back, or resume from a checkpoint before the refine"
+            )
+        self._refined = RefinedMasks(folder, self._views(), self.config.dilate)
+        CONSOLE.log(f"t3dgs-masks: training goes on with the masks in {folder}")
+
+    def _check_refine_is_possible(self, trainer: Trainer) -> None:
+        first, count = trainer._start_step, trainer.config.max_num_iterations
+        ahead = [step for step in self.config.refine_steps if step < first + count]
+        if self.state.due_stage(ahead, first + count) is None:
+            if self.config.refine_steps and self.state.stages_done == 0:
+                CONSOLE.log(
+                    f"t3dgs-masks: no refine, since training ends at step {first + count} "
+                    "(--pipeline.datamanager.refine-steps)"
+                )
+            return
+        if min(self.config.refine_steps) < 1:
+            raise UserError("--pipeline.datamanager.refine-steps have to be at least 1")
+        cameras = self.train_dataset.cameras
+        sizes = list(zip(cameras.height.flatten().tolist(), cameras.width.flatten().tolist()))
+        views = sorted(self._views(), key=lambda view: view.camera_idx)
+        common_size(sizes, views)
+        resolve_checkpoint(self.config.refiner.sam2_checkpoint, "sam2")
+        if self.config.refiner.sam_checkpoint is not None:
+            resolve_checkpoint(self.config.refiner.sam_checkpoint, "sam1")
+
+    def _refine(self, trainer: Trainer, stage: int, step: int) -> None:
+        begin = time.perf_counter()
+        CONSOLE.log(f"t3dgs-masks: refining masks (stage {stage}) before step {step}")
+        save_whole_checkpoint(trainer, step - 1)  # a refine that is killed is redone from here
+        folder = stage_folder(trainer.base_dir.absolute(), stage)
+        if folder.root.exists():
+            shutil.rmtree(folder.root)
+        model = self._model(trainer)
+        with _untouched_random_state():
+            frames = self._frames()
+            self._write_prompts(model, frames, folder)
+            _free_device_memory()
+            run_refine(
+                self.config.refiner.settings(folder.prompts, folder.refined, str(self.device)),
+                frames=frames,
+            )
+            _free_device_memory()
+        self._refined = RefinedMasks(folder.binary_masks, self._views(), self.config.dilate)
+        first_step = self.state.first_step
+        if self.config.after_refine == "restart":
+            model.restart(trainer.optimizers, step)
+            first_step = step
+        self.state = StageState(stage, str(trainer.base_dir.absolute()), first_step)
+        save_whole_checkpoint(trainer, step - 1)
+        CONSOLE.log(
+            f"t3dgs-masks: stage {stage} done in {time.perf_counter() - begin:.0f} s; "
+            f"{self._refined.transient_share():.1%} of the training pixels are masked now"
+        )
+
+    def _write_prompts(
+        self, model: T3dgsSplatfactoModel, frames: TrainingViews, folder: StageFolder
+    ) -> None:
+        with RichProgress() as progress, progress.stage("rendering views", len(frames)) as advance:
+
+            def residuals() -> Iterator[tuple[str, FloatMap]]:
+                for view in frames.views:
+                    yield view.name, self._residual(model, view.camera_idx)
+                    advance()
+
+            camera_of = {view.name: view.camera_idx for view in frames.views}
+            write_prompts(
+                folder.prompts,
+                residuals(),
+                self.config.coarse,
+                ignored=lambda name: self._ignored_by_user(camera_of[name]),
+            )
+
+    def _residual(self, model: T3dgsSplatfactoModel, camera_idx: int) -> FloatMap:
+        """[H, W] float32 in [0, 1]: mean over colour channels of |render - photo| of a view."""
+        data = self.cached_train[camera_idx]  # first: reading images changes the cameras
+        rgb = model.render_view(self.train_cameras[camera_idx : camera_idx + 1], camera_idx)
+        photo = data["image"].to(rgb.device)
+        if photo.dtype == torch.uint8:
+            photo = photo.float() / 255
+        photo = model.composite_with_background(photo, model._get_background_color())
+        return (rgb - photo).abs().mean(dim=-1).cpu().numpy()
+
+    def _ignored_by_user(self, camera_idx: int) -> BoolMask | None:
+        """[H, W] bool, True where the user's own mask is off."""
+        mask = self.cached_train[camera_idx].get("mask")
+        return None if mask is None else ~mask[..., 0].cpu().numpy()
+
+    def _views(self) -> list[View]:
+        return ordered_views([Path(file) for file in self.train_dataset.image_filenames])
+
+    def _frames(self) -> TrainingViews:
+        views = self._views()
+        return TrainingViews(views, [self.cached_train[view.camera_idx]["image"] for view in views])
+
+    @staticmethod
+    def _model(trainer: Trainer) -> T3dgsSplatfactoModel:
+        model = trainer.pipeline.model
+        if not isinstance(model, T3dgsSplatfactoModel):
+            raise UserError(
+                f"the datamanager of t3dgs-splatfacto needs its model, not {type(model).__name__}"
+            )
+        return model
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """`ns-train` knows nothing of `UserError`, and would show a traceback."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def _untouched_random_state() -> Iterator[None]:
+    """Training draws the same random numbers whether or not a refine came in between."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _free_device_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
