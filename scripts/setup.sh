@@ -29,5 +29,8 @@ if [ "$(cat .venv/.set-up-for 2>/dev/null)" != "$wanted" ]; then
     SAM2_BUILD_CUDA=0 .venv/bin/python -m pip install -q -c scripts/constraints.txt \
         --no-build-isolation --no-deps sam2
     .venv/bin/python -m pip install -q -c scripts/constraints.txt -e '.[dev]'
+    # open3d (nerfstudio's) looks for libusb here before it looks in the system, which may have none.
+    usb=$(.venv/bin/python -c 'import libusb_package as p; print(p.get_library_path() or "")' 2>/dev/null || true)
+    [ -z "$usb" ] || ln -sf "$usb" .venv/lib/libusb-1.0.so.0
     echo "$wanted" > .venv/.set-up-for
 fi

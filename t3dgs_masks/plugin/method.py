@@ -19,6 +19,9 @@ from nerfstudio.plugins.types import MethodSpecification
 from t3dgs_masks.plugin.datamanager import T3dgsDatamanagerConfig
 from t3dgs_masks.plugin.model import T3dgsSplatfactoModelConfig
 from t3dgs_masks.plugin.schedulers import PlainFloatDecaySchedulerConfig
+from t3dgs_masks.plugin.system_libraries import preload_libusb
+
+preload_libusb()  # every `ns-` command loads this module before it reads a dataset
 
 METHOD_NAME = "t3dgs-splatfacto"
 
