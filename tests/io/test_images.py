@@ -164,10 +164,21 @@ def test_planes_of_a_float_colour_tiff(tmp_path: Path) -> None:
     rgb = np.zeros((3, 4, 3), np.float32)
     rgb[:] = (0.25, 0.5, 0.75)
     path = tmp_path / "float.tif"
-    cv2.imwrite(str(path), rgb[:, :, ::-1])
+    # OpenCV 4 compresses float colour with SGI LogLuv unless told not to, which loses digits.
+    cv2.imwrite(str(path), rgb[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     planes = read_planes(path)
     np.testing.assert_array_equal(planes.colour, rgb)
     np.testing.assert_allclose(planes.channel_mean(), 0.5)
+
+
+def test_planes_of_a_float_colour_tiff_in_log_luv(tmp_path: Path) -> None:
+    rgb = np.zeros((3, 4, 3), np.float32)
+    rgb[:] = (0.25, 0.5, 0.75)
+    path = tmp_path / "float.tif"
+    cv2.imwrite(str(path), rgb[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 34676])
+    planes = read_planes(path)
+    np.testing.assert_allclose(planes.colour, rgb, atol=0.005)
+    assert planes.full_scale == 1.0
 
 
 def touch(root: Path, *names: str) -> None:
