@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,15 @@ from av.error import FFmpegError, InvalidDataError
 from av.video.stream import VideoStream
 
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.io.globs import NO_GLOBS, Globs
 from t3dgs_masks.io.images import (
     IMAGE_SUFFIXES,
     file_digest,
+    is_turned,
     read_rgb,
     scan_folder,
     shown,
+    stored_size,
     upright_size,
 )
 from t3dgs_masks.types import FrameSequence, Image
@@ -86,19 +89,42 @@ def open_frames(
     Raises:
         UserError: nothing there, nothing usable in it, or frames of different sizes.
     """
-    if resolution is not None and resolution < 1:
-        raise UserError(f"--resolution {resolution}: give a length of at least 1 pixel")
-    selection = Selection(every, start, end)
+    check_resolution(resolution)
+    return reduced(open_source_frames(path, Selection(every, start, end), notify), resolution)
+
+
+def open_source_frames(
+    path: Path, selection: Selection, notify: Notify, globs: Globs = NO_GLOBS
+) -> ImageFolderFrames | VideoFrames:
+    """`open_frames` at source size; `globs` choose among the files of a folder.
+
+    Raises:
+        UserError: as `open_frames`; globs for a video, or globs that leave nothing.
+    """
     if path.is_dir():
-        frames: SourceFrames = ImageFolderFrames(path, selection, notify)
-    elif path.is_file():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            raise UserError(f"{shown(path)} is a single image: give the folder that holds it")
-        frames = VideoFrames(path, selection, notify)
-    else:
+        return ImageFolderFrames(path, selection, notify, globs)
+    if not path.is_file():
         raise UserError(
             f"there is no folder or video file {shown(path)}: check the path of the frames"
         )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{shown(path)} is a single image: give the folder that holds it")
+    if globs:
+        raise UserError(
+            f"--include and --exclude choose among files, and {shown(path)} is a single one: use"
+            " --start, --end and --every for a video"
+        )
+    return VideoFrames(path, selection, notify)
+
+
+def check_resolution(resolution: int | None) -> None:
+    """Raises UserError if no image can have `resolution` pixels on its shorter side."""
+    if resolution is not None and resolution < 1:
+        raise UserError(f"--resolution {resolution}: give a length of at least 1 pixel")
+
+
+def reduced(frames: SourceFrames, resolution: int | None) -> SourceFrames:
+    """`frames` with a shorter side of `resolution` pixels; as they are if they do not reach it."""
     if resolution is None or resolution >= min(frames.height, frames.width):
         return frames
     return ResizedFrames(frames, resolution)
@@ -134,34 +160,27 @@ class Selection:
         return chosen
 
 
-# --- Folder of images -------------------------------------------------------------------------
+# --- Image files ------------------------------------------------------------------------------
 
 
-class ImageFolderFrames:
-    """The images of a folder and its subfolders in natural order of their relative paths."""
+class ImageFileFrames:
+    """Image files of one size under given names."""
 
-    def __init__(self, root: Path, selection: Selection, notify: Notify) -> None:
-        """Find the images and check their sizes by their headers.
+    def __init__(self, files: Mapping[str, Path], *, upright: bool = True) -> None:
+        """Check the sizes of the files by their headers.
+
+        Args:
+            files: the file of every frame by its name, in order; at least one.
+            upright: turn images by their EXIF orientation. False takes the pixels as stored,
+                which is what the cameras of a posed dataset are for.
 
         Raises:
-            UserError: no images, unreadable ones, two of one name, or different sizes.
+            UserError: unreadable files, or files of different sizes.
         """
-        scan = scan_folder(root)
-        if scan.strays:
-            notify(
-                f"{_counted(len(scan.strays), 'file')} in {shown(root)} ignored as not an image"
-                f" (the first: {shown(scan.strays[0].relative_to(root))})"
-            )
-        if not scan.files:
-            raise UserError(
-                f"{shown(root)} holds no images: give a folder of JPEG, PNG, WebP, TIFF or BMP"
-                " files, or a video file"
-            )
-        names = tuple(scan.files)
-        chosen = selection.of(len(names), root)
-        self._names = tuple(names[source_idx] for source_idx in chosen)
-        self._paths = tuple(scan.files[name] for name in self._names)
-        self.height, self.width = _common_size(self._paths)
+        self._names = tuple(files)
+        self._paths = tuple(files.values())
+        self._upright = upright
+        self.height, self.width = _common_size(self._paths, upright)
 
     @property
     def names(self) -> Sequence[str]:
@@ -190,7 +209,7 @@ class ImageFolderFrames:
     def __getitem__(self, frame_idx: int) -> Image:
         """[H, W, 3] uint8 RGB. Raises UserError if the file is broken or has changed its size."""
         path = self._paths[frame_idx]
-        image = read_rgb(path)
+        image = read_rgb(path, upright=self._upright)
         if image.shape[:2] != (self.height, self.width):
             raise UserError(
                 f"{shown(path)} is {_size(*image.shape[:2])}, but its header said"
@@ -199,7 +218,11 @@ class ImageFolderFrames:
         return image
 
     def frame_digest(self, frame_idx: int) -> str:
-        return file_digest(self._paths[frame_idx])
+        path = self._paths[frame_idx]
+        digest = file_digest(path)
+        if not self._upright and is_turned(path):
+            return combined_digest([digest, "as stored"])  # other pixels of the same bytes
+        return digest
 
     def content_digest(self) -> str:
         return combined_digest(
@@ -209,14 +232,44 @@ class ImageFolderFrames:
         )
 
 
-def _common_size(paths: Sequence[Path]) -> tuple[int, int]:
-    height, width = upright_size(paths[0])
+class ImageFolderFrames(ImageFileFrames):
+    """The images of a folder and its subfolders in natural order of their relative paths."""
+
+    def __init__(
+        self, root: Path, selection: Selection, notify: Notify, globs: Globs = NO_GLOBS
+    ) -> None:
+        """Find the images and check their sizes by their headers.
+
+        Raises:
+            UserError: no images, unreadable ones, two of one name, or different sizes.
+        """
+        scan = scan_folder(root)
+        if scan.strays:
+            notify(
+                f"{_counted(len(scan.strays), 'file')} in {shown(root)} ignored as not an image"
+                f" (the first: {shown(scan.strays[0].relative_to(root))})"
+            )
+        if not scan.files:
+            raise UserError(
+                f"{shown(root)} holds no images: give a folder of JPEG, PNG, WebP, TIFF or BMP"
+                " files, or a video file"
+            )
+        sources = {name: path.relative_to(root).as_posix() for name, path in scan.files.items()}
+        names = globs.choose(list(scan.files), sources.__getitem__, root, notify)
+        chosen = selection.of(len(names), root)
+        super().__init__({names[idx]: scan.files[names[idx]] for idx in chosen})
+
+
+def _common_size(paths: Sequence[Path], upright: bool) -> tuple[int, int]:
+    size_of = upright_size if upright else stored_size
+    height, width = size_of(paths[0])
     for path in paths[1:]:
-        size = upright_size(path)
+        size = size_of(path)
         if size != (height, width):
+            note = " (after EXIF rotation)" if upright else ""
             raise UserError(
                 f"{shown(path)} is {_size(*size)}, but {shown(paths[0])} is"
-                f" {_size(height, width)}: all frames must have one size (after EXIF rotation)"
+                f" {_size(height, width)}: all frames must have one size{note}"
             )
     return height, width
 
@@ -255,6 +308,11 @@ class VideoFrames:
         self._capacity = 1
         self.height, self.width = self[0].shape[:2]
         self._capacity = max(2, cache_bytes // (self.height * self.width * 3))
+
+    @property
+    def source_indices(self) -> Sequence[int]:
+        """Index of every frame in the video."""
+        return self._source_of
 
     @property
     def names(self) -> Sequence[str]:

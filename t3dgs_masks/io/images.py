@@ -199,8 +199,31 @@ def upright_size(path: Path) -> tuple[int, int]:
         return (width, height) if turned else (height, width)
 
 
-def read_rgb(path: Path) -> Image:
+def stored_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as `read_rgb` gives it with ``upright=False``, from its header.
+
+    Raises:
+        UserError: not an image, or its header is broken.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def is_turned(path: Path) -> bool:
+    """Whether the EXIF orientation wants the stored pixels turned or mirrored.
+
+    Raises:
+        UserError: not an image, or its header is broken.
+    """
+    with _opened(path) as image:
+        return _orientation(image) != 1
+
+
+def read_rgb(path: Path, *, upright: bool = True) -> Image:
     """[H, W, 3] uint8 RGB of any image mode, upright.
+
+    With ``upright=False`` the EXIF orientation is not looked at, as in the image loaders of splat
+    trainers, so that cameras and masks fit.
 
     Alpha is dropped: the colours are taken as stored, also where they are transparent. 16-bit
     values are scaled from 0..65535, floats from 0..1 (or 0..255, 0..65535 if they exceed it).
@@ -209,7 +232,10 @@ def read_rgb(path: Path) -> Image:
         UserError: not an image, truncated, or too large to be meant.
     """
     with _opened(path) as image:
-        image = _upright(image)
+        if upright:
+            image = _upright(image)
+        else:
+            image.load()
         if image.mode in _WIDE_MODES:
             values, full_scale = _wide_values(image)
             scaled = np.nan_to_num(values.astype(np.float64)) * (255.0 / full_scale)
