@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 from nerfstudio.engine.trainer import Trainer
@@ -26,7 +25,7 @@ def save_whole_checkpoint(trainer: Trainer, step: int) -> None:
         trainer.checkpoint_dir = final
     final.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:09d}.ckpt"
-    os.replace(partial / name, final / name)
+    (partial / name).replace(final / name)
     partial.rmdir()
     if trainer.config.save_only_latest_checkpoint:
         for other in final.glob("*.ckpt"):

@@ -31,11 +31,17 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from t3dgs_masks.config import RefineConfig, RefineSettings
+from t3dgs_masks.datasets.apply_masks import apply_masks
+from t3dgs_masks.datasets.geometry import scaled
+from t3dgs_masks.datasets.manifest import write_manifest
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.checkpointing import save_whole_checkpoint
 from t3dgs_masks.plugin.model import REFINED_KEY, T3dgsSplatfactoModel
 from t3dgs_masks.plugin.prompting import CoarseMaskConfig, write_prompts
 from t3dgs_masks.plugin.refined_masks import RefinedMasks
+from t3dgs_masks.plugin.rendering import view_residual
+from t3dgs_masks.plugin.source_dataset import SourceDataset, StageMasks, find_source
 from t3dgs_masks.plugin.stages import StageFolder, StageState, stage_folder
 from t3dgs_masks.plugin.views import TrainingViews, View, common_size, ordered_views
 from t3dgs_masks.refine_job import run_refine
@@ -97,8 +103,9 @@ class T3dgsDatamanagerConfig(FullImageDatamanagerConfig):
     write_back: bool = True
     """Write refined masks into the dataset too, for later trainings (undone by `t3dgs-masks
     revert`)."""
-    dilate: int = 0
-    """Grow refined masks by this many pixels."""
+    dilate: int = 2
+    """Grow refined masks by this many pixels of the training images: what is left of a person's
+    outline is enough to bake in a ghost."""
     coarse: CoarseMaskConfig = field(default_factory=CoarseMaskConfig)
     """The coarse masks that a refine starts from."""
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
@@ -116,6 +123,8 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
             self.config.cache_images = "gpu"  # "cpu" pins memory, which needs CUDA
         self.state = StageState()
         self._refined: RefinedMasks | None = None
+        self._kept_of: dict[int, Tensor] = {}
+        self._source: SourceDataset | None = None
 
     # --- state in the checkpoint ------------------------------------------------------------------
 
@@ -132,15 +141,24 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         """As upstream; after a refine with its masks, and with `REFINED_KEY` set."""
         camera, data = super().next_train(step)
         if self._refined is not None:
-            data["mask"] = self._kept(int(data["image_idx"]), data.get("mask"))
+            data["mask"] = self._kept(self._refined, int(data["image_idx"]))
             data[REFINED_KEY] = True
         return camera, data
 
-    def _kept(self, camera_idx: int, user_mask: Tensor | None) -> Tensor:
-        """[H, W, 1] bool, True = static: the refined mask and the user's."""
-        assert self._refined is not None
-        kept = self._refined.static(camera_idx)
-        return kept if user_mask is None else kept & user_mask.to(kept.device)
+    def _kept(self, refined: RefinedMasks, camera_idx: int) -> Tensor:
+        """[H, W, 1] bool on the CPU, True = static: in the refined mask and in the user's."""
+        if camera_idx not in self._kept_of:
+            transient = self._at_view_size(refined.transient(camera_idx), camera_idx).pixels
+            ignored = self._ignored_by_user(camera_idx)
+            if ignored is not None:
+                transient = transient | ignored
+            self._kept_of[camera_idx] = torch.from_numpy(~transient)[..., None]
+        return self._kept_of[camera_idx]
+
+    def _at_view_size(self, mask: TransientMask, camera_idx: int) -> TransientMask:
+        """Undoes what `TrainingViews` does to views that differ by a pixel."""
+        height, width = self.cached_train[camera_idx]["image"].shape[:2]
+        return scaled(mask, (height, width))
 
     # --- the refine -------------------------------------------------------------------------------
 
@@ -151,6 +169,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         trainer = training_callback_attributes.trainer
         assert trainer is not None
         with _one_line_errors():
+            self._source = find_source(self)
             self._take_up_masks(trainer)
             self._check_refine_is_possible(trainer)
         self._model(trainer).first_step = self.state.first_step
@@ -183,7 +202,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
                 f"{stage_folder(Path(self.state.run_dir), self.state.stages_done).binary_masks}: "
                 "put them back, or resume from a checkpoint before the refine"
             )
-        self._refined = RefinedMasks(folder, self._views(), self.config.dilate)
+        self._use(RefinedMasks(folder, self._views(), self.config.dilate))
         CONSOLE.log(f"t3dgs-masks: training goes on with the masks in {folder}")
 
     def _check_refine_is_possible(self, trainer: Trainer) -> None:
@@ -199,7 +218,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         if min(self.config.refine_steps) < 1:
             raise UserError("--pipeline.datamanager.refine-steps have to be at least 1")
         cameras = self.train_dataset.cameras
-        sizes = list(zip(cameras.height.flatten().tolist(), cameras.width.flatten().tolist()))
+        sizes = [(int(camera.height.item()), int(camera.width.item())) for camera in cameras]
         views = sorted(self._views(), key=lambda view: view.camera_idx)
         common_size(sizes, views)
         resolve_checkpoint(self.config.refiner.sam2_checkpoint, "sam2")
@@ -223,7 +242,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
                 frames=frames,
             )
             _free_device_memory()
-        self._refined = RefinedMasks(folder.binary_masks, self._views(), self.config.dilate)
+        self._use(RefinedMasks(folder.binary_masks, self._views(), self.config.dilate))
         first_step = self.state.first_step
         if self.config.after_refine == "restart":
             model.restart(trainer.optimizers, step)
@@ -232,7 +251,47 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         save_whole_checkpoint(trainer, step - 1)
         CONSOLE.log(
             f"t3dgs-masks: stage {stage} done in {time.perf_counter() - begin:.0f} s; "
-            f"{self._refined.transient_share():.1%} of the training pixels are masked now"
+            f"{self._masked_share():.1%} of the training pixels are masked now"
+        )
+        self._write_back(folder)
+
+    def _use(self, refined: RefinedMasks) -> None:
+        self._refined = refined
+        self._kept_of.clear()
+
+    def _masked_share(self) -> float:
+        """Of all training pixels, 0 to 1."""
+        assert self._refined is not None
+        kept = [self._kept(self._refined, view.camera_idx) for view in self._views()]
+        return float(np.mean([1 - one.float().mean().item() for one in kept]))
+
+    def _write_back(self, folder: StageFolder) -> None:
+        """Put the masks into the dataset. Training goes on if that fails: the run has them."""
+        if self._source is None:
+            CONSOLE.log(
+                "t3dgs-masks: masks are not written into the dataset, whose layout is neither "
+                f"nerfstudio's nor COLMAP's; they are in {folder.binary_masks}"
+            )
+            return
+        manifest = self._source.manifest(self._views(), self.train_cameras)
+        write_manifest(manifest, folder.refined)
+        if not self.config.write_back:
+            return
+        assert self._refined is not None
+        data = self._source.data
+        try:
+            masks = StageMasks(self._source, self._refined, self.train_cameras)
+            applied = apply_masks(data, masks, notify=CONSOLE.log)
+        except UserError as error:
+            CONSOLE.log(
+                f"t3dgs-masks: the dataset keeps its masks, because {error}. To write them later: "
+                f"t3dgs-masks apply --data {data} --masks {folder.refined} "
+                f"--dilate {self.config.dilate}"
+            )
+            return
+        CONSOLE.log(
+            f"t3dgs-masks: masks written to {applied.root / applied.masks_folder} "
+            f"(t3dgs-masks revert --data {data} takes them out again)"
         )
 
     def _write_prompts(
@@ -242,7 +301,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
 
             def residuals() -> Iterator[tuple[str, FloatMap]]:
                 for view in frames.views:
-                    yield view.name, self._residual(model, view.camera_idx)
+                    yield view.name, view_residual(model, self, view.camera_idx)
                     advance()
 
             camera_of = {view.name: view.camera_idx for view in frames.views}
@@ -253,18 +312,13 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
                 ignored=lambda name: self._ignored_by_user(camera_of[name]),
             )
 
-    def _residual(self, model: T3dgsSplatfactoModel, camera_idx: int) -> FloatMap:
-        """[H, W] float32 in [0, 1]: mean over colour channels of |render - photo| of a view."""
-        data = self.cached_train[camera_idx]  # first: reading images changes the cameras
-        rgb = model.render_view(self.train_cameras[camera_idx : camera_idx + 1], camera_idx)
-        photo = data["image"].to(rgb.device)
-        if photo.dtype == torch.uint8:
-            photo = photo.float() / 255
-        photo = model.composite_with_background(photo, model._get_background_color())
-        return (rgb - photo).abs().mean(dim=-1).cpu().numpy()
-
     def _ignored_by_user(self, camera_idx: int) -> BoolMask | None:
-        """[H, W] bool, True where the user's own mask is off."""
+        """[H, W] bool, True where the user's own mask is off.
+
+        What an earlier refine wrote into the dataset is not the user's: masks could only grow.
+        """
+        if self._source is not None and self._source.has_our_masks:
+            return self._source.ignored_by_user(camera_idx, self.train_cameras)
         mask = self.cached_train[camera_idx].get("mask")
         return None if mask is None else ~mask[..., 0].cpu().numpy()
 

@@ -122,33 +122,7 @@ class T3dgsSplatfactoModel(SplatfactoModel):
             and not batch.get(REFINED_KEY, False)
         )
 
-    # --- rendering and restarting -----------------------------------------------------------------
-
-    @torch.no_grad()
-    def render_view(self, camera: Cameras, camera_idx: int) -> Tensor:
-        """Render one training view as training sees it, at its optimised pose and full resolution.
-
-        Args:
-            camera: [1] camera of the view; left as it is.
-            camera_idx: its index among the training views.
-
-        Returns:
-            [H, W, 3] float32 in [0, 1], on the model's device.
-        """
-        camera = camera.to(self.device)
-        camera.metadata = {**(camera.metadata or {}), "cam_idx": camera_idx}
-        # Evaluation ignores learnt poses and colour grids (splatfacto.py, get_outputs).
-        camera.camera_to_worlds = self.camera_optimizer.apply_to_camera(camera)
-        was_training = self.training
-        self.eval()
-        try:
-            rgb = self.get_outputs_for_camera(camera)["rgb"]
-        finally:
-            self.train(was_training)
-        if self.config.use_bilateral_grid:
-            height, width = rgb.shape[:2]
-            rgb = self._apply_bilateral_grid(rgb[None], camera_idx, height, width)[0]
-        return rgb
+    # --- restarting ------------- -----------------------------------------------------------------
 
     def restart(self, optimizers: Optimizers, step: int) -> None:
         """Put the Gaussians back to the seed points, with fresh optimizers and schedules.

@@ -1,4 +1,5 @@
-"""Prompts for a refine from a splat: residuals of all views, and coarse masks where they stand out."""
+"""Prompts for a refine from a splat: residuals of its views, and coarse masks where they stand
+out."""
 
 from __future__ import annotations
 

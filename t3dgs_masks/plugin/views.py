@@ -39,7 +39,9 @@ def ordered_views(files: Sequence[Path]) -> list[View]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"two training images are called {twice[0]}: rename one, masks go by name")
-    views = [View(idx, name, file) for idx, (name, file) in enumerate(zip(names, files))]
+    views = [
+        View(idx, name, file) for idx, (name, file) in enumerate(zip(names, files, strict=True))
+    ]
     return natsorted(views, key=lambda view: view.name)
 
 
@@ -101,10 +103,10 @@ class TrainingViews:
         image = self._images[frame_idx][..., :3]
         if image.dtype != torch.uint8:
             image = (image * 255).round().clamp(0, 255).to(torch.uint8)
-        pixels = image.cpu().numpy()
+        pixels: Image = image.cpu().numpy()
         if pixels.shape[:2] != (self.height, self.width):
             pixels = cv2.resize(pixels, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels, dtype=np.uint8)
 
     def frame_digest(self, frame_idx: int) -> str:
         """sha256 (hexadecimal) of the frame's name and pixels."""
@@ -123,7 +125,7 @@ class TrainingViews:
 def _shared_parts(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The leading parts that all paths have."""
     shared = []
-    for parts in zip(*paths):
+    for parts in zip(*paths, strict=False):
         if len(set(parts)) > 1:
             break
         shared.append(parts[0])
