@@ -11,7 +11,7 @@ from typing import Annotated, Protocol
 import tyro
 
 from t3dgs_masks import __version__
-from t3dgs_masks.config import DemoSettings, RefineSettings
+from t3dgs_masks.config import ApplySettings, DemoSettings, RefineSettings, RevertSettings
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
 
@@ -40,6 +40,32 @@ class Refine(RefineSettings):
 
 
 @dataclass(frozen=True)
+class Apply(ApplySettings):
+    """Write masks into a dataset, so that training on it leaves out what moved.
+
+    nerfstudio: transforms.json gets a mask_path for every frame, and masks/ (masks_2/ and so on
+    where there are images_2/) the files. COLMAP: masks/ gets a file for every image. Masks that
+    the dataset has already are combined with the new ones and stay as they are. `revert` takes it
+    all back.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.apply_job import run_apply
+
+        run_apply(self)
+
+
+@dataclass(frozen=True)
+class Revert(RevertSettings):
+    """Take out what `apply` wrote: the dataset is what it was, byte for byte."""
+
+    def run(self) -> None:
+        from t3dgs_masks.apply_job import run_revert
+
+        run_revert(self)
+
+
+@dataclass(frozen=True)
 class Demo(DemoSettings):
     """Make a posed capture with walkers and the prompts of a half-trained splat, refine the
     prompts, and compare both with the truth.
@@ -63,7 +89,9 @@ _MODELS = Annotated[
 ]
 _REFINE = Annotated[Refine, tyro.conf.subcommand("refine")]
 _DEMO = Annotated[Demo, tyro.conf.subcommand("demo")]
-_COMMANDS = _REFINE | _DEMO | _MODELS
+_APPLY = Annotated[Apply, tyro.conf.subcommand("apply")]
+_REVERT = Annotated[Revert, tyro.conf.subcommand("revert")]
+_COMMANDS = _REFINE | _APPLY | _REVERT | _DEMO | _MODELS
 
 
 def parse(args: Sequence[str] | None = None) -> Command:

@@ -158,3 +158,34 @@ class DemoSettings:
     """Write the scores to this file too."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class ApplySettings:
+    """Everything that writing masks into a dataset is told."""
+
+    data: Path
+    """The dataset: a folder with transforms.json (or another JSON file of that format), or one
+    with images/ and a COLMAP model."""
+    masks: Path
+    """A result folder of `t3dgs-masks refine`, or any folder of masks (white = keep) that are
+    named like the images."""
+    dilate: int = 0
+    """Grow what is masked out by this many pixels of the full-size images."""
+    include_eval: bool = False
+    """Mask evaluation frames too. Without it they stay whole: metrics are of the entire view."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class RevertSettings:
+    """Everything that taking masks out of a dataset is told."""
+
+    data: Path
+    """The dataset that masks were applied to."""
+    force: bool = False
+    """Go on if files were changed since masks were applied. The changes stay: only our entries
+    leave the JSON file, and masks that were drawn on are not removed."""
+    debug: bool = False
+    """Show the traceback of an error."""

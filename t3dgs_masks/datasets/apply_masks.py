@@ -81,6 +81,8 @@ class AppliedSummary:
 
     root: Path
     layout: Layout
+    described_by: Path
+    """The JSON file, or the folder of the COLMAP model."""
     frames: int
     masked_frames: int
     """Frames that the source had a mask for."""
@@ -528,6 +530,7 @@ class _Writer:
         return AppliedSummary(
             self._root,
             record.layout,
+            self._dataset.described_by,
             len(self._dataset.frames),
             self._masked,
             self._combined,
