@@ -218,7 +218,8 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         if min(self.config.refine_steps) < 1:
             raise UserError("--pipeline.datamanager.refine-steps have to be at least 1")
         cameras = self.train_dataset.cameras
-        sizes = [(int(camera.height.item()), int(camera.width.item())) for camera in cameras]
+        heights, widths = cameras.height.flatten().tolist(), cameras.width.flatten().tolist()
+        sizes = list(zip(heights, widths, strict=True))
         views = sorted(self._views(), key=lambda view: view.camera_idx)
         common_size(sizes, views)
         resolve_checkpoint(self.config.refiner.sam2_checkpoint, "sam2")

@@ -103,10 +103,10 @@ class TrainingViews:
         image = self._images[frame_idx][..., :3]
         if image.dtype != torch.uint8:
             image = (image * 255).round().clamp(0, 255).to(torch.uint8)
-        pixels: Image = image.cpu().numpy()
+        pixels = image.cpu().numpy()
         if pixels.shape[:2] != (self.height, self.width):
             pixels = cv2.resize(pixels, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(pixels, dtype=np.uint8)
+        return np.ascontiguousarray(pixels).astype(np.uint8, copy=False)
 
     def frame_digest(self, frame_idx: int) -> str:
         """sha256 (hexadecimal) of the frame's name and pixels."""
