@@ -11,7 +11,13 @@ from typing import Annotated, Protocol
 import tyro
 
 from t3dgs_masks import __version__
-from t3dgs_masks.config import ApplySettings, DemoSettings, RefineSettings, RevertSettings
+from t3dgs_masks.config import (
+    ApplySettings,
+    DemoSettings,
+    PrepareSettings,
+    RefineSettings,
+    RevertSettings,
+)
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
 
@@ -37,6 +43,20 @@ class Refine(RefineSettings):
         from t3dgs_masks.refine_job import run_refine
 
         run_refine(self)
+
+
+@dataclass(frozen=True)
+class Prepare(PrepareSettings):
+    """Make ordered frames for `refine` out of a dataset, a folder or a video, at a chosen scale.
+
+    manifest.json leads every frame back to its source, split and camera. `refine` takes datasets
+    directly as well; this is for a look at the frames, or for refining on another machine.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.prepare_job import run_prepare
+
+        run_prepare(self)
 
 
 @dataclass(frozen=True)
@@ -89,9 +109,10 @@ _MODELS = Annotated[
 ]
 _REFINE = Annotated[Refine, tyro.conf.subcommand("refine")]
 _DEMO = Annotated[Demo, tyro.conf.subcommand("demo")]
+_PREPARE = Annotated[Prepare, tyro.conf.subcommand("prepare")]
 _APPLY = Annotated[Apply, tyro.conf.subcommand("apply")]
 _REVERT = Annotated[Revert, tyro.conf.subcommand("revert")]
-_COMMANDS = _REFINE | _APPLY | _REVERT | _DEMO | _MODELS
+_COMMANDS = _REFINE | _PREPARE | _APPLY | _REVERT | _DEMO | _MODELS
 
 
 def parse(args: Sequence[str] | None = None) -> Command:

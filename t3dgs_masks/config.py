@@ -61,7 +61,8 @@ class RefineSettings:
     """Everything that one refine from files to files is told."""
 
     video_path: Path
-    """Frames: a folder of images (any names, subfolders too) or a video file."""
+    """Frames: a folder of images (any names, subfolders too), a video file, a nerfstudio dataset
+    or COLMAP project (its training frames), or a folder made by `prepare`."""
     result_dir: Path
     """Where results go: binary_masks/, masklets.json, report.json, config.json, overlay.mp4."""
     prompt_dir: Path | None = None
@@ -106,6 +107,11 @@ class RefineSettings:
     """First source frame to take (index from 0)."""
     end: int | None = None
     """Source frame to stop before."""
+    include: tuple[str, ...] = ()
+    """Only take frames whose path or name matches one of these patterns, such as '*clutter*'.
+    --every, --start and --end count the frames that are left."""
+    exclude: tuple[str, ...] = ()
+    """Leave out frames whose path or name matches one of these patterns."""
     resolution: int | None = None
     """Shorter side, in pixels, that frames are reduced to for processing. Masks are written at
     source size all the same."""
@@ -125,6 +131,37 @@ class RefineSettings:
     quarter of the machine's."""
     resume: bool = True
     """Keep a finished result of the same settings and inputs, and return at once."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """Everything that `prepare` is told."""
+
+    data: Path
+    """Frames: a nerfstudio dataset (folder or JSON file), a COLMAP project, a folder of images,
+    or a video file."""
+    output_dir: Path
+    """Where to: images/ and manifest.json. Give it, or its images/, to `refine --video-path`."""
+    split: Literal["train", "all"] = "train"
+    """train leaves out the evaluation frames, if the dataset says which they are."""
+    include: tuple[str, ...] = ()
+    """Only take frames whose path or name matches one of these patterns, such as '*clutter*'.
+    --every, --start and --end count the frames that are left."""
+    exclude: tuple[str, ...] = ()
+    """Leave out frames whose path or name matches one of these patterns."""
+    every: int = 1
+    """Take every so many-th frame of the source."""
+    start: int | None = None
+    """First source frame to take (index from 0)."""
+    end: int | None = None
+    """Source frame to stop before."""
+    resolution: int | None = None
+    """Shorter side, in pixels, that frames are reduced to. Default: as they are."""
+    format: Literal["png", "jpg"] | None = None
+    """Format of the frames. Default: files that need no change are copied as they are, and all
+    else is PNG. JPEG loses detail."""
     debug: bool = False
     """Show the traceback of an error."""
 

@@ -17,8 +17,11 @@ import torch
 
 from t3dgs_masks import __version__, masks
 from t3dgs_masks.config import ProposalConfig, RefineSettings
+from t3dgs_masks.datasets.manifest import Manifest
+from t3dgs_masks.datasets.opening import open_input
 from t3dgs_masks.errors import UserError
-from t3dgs_masks.io.frames import SourceFrames, open_frames
+from t3dgs_masks.io.frames import Selection, SourceFrames
+from t3dgs_masks.io.globs import Globs
 from t3dgs_masks.io.outputs import (
     MaskletRecord,
     NumLabels,
@@ -55,6 +58,7 @@ _DEFAULT_FPS = 10.0
 # Flags that change where, how fast or how talkatively a result is made, but not the masks.
 _WITHOUT_EFFECT_ON_MASKS = frozenset(
     {"video_path", "result_dir", "prompt_dir", "sam2_checkpoint", "sam_checkpoint"}  # by content
+    | {"include", "exclude"}  # by the frames that are left
     | {"fps", "overlay", "threads", "feature_cache_gb", "resume", "debug"}
 )
 
@@ -73,8 +77,12 @@ class _Inputs:
     """What the user gave, opened."""
 
     frames: SourceFrames
+    manifest: Manifest | None
+    """Where the frames came from, if they are of a dataset."""
     prompts: Prompts | None
     notices: list[str]
+    folders: list[Path]
+    """Where all of it lies."""
 
 
 @dataclass
@@ -95,24 +103,27 @@ class _Networks:
         return loaded
 
 
-def run_refine(settings: RefineSettings, frames: SourceFrames | None = None) -> RefineOutcome:
+def run_refine(
+    settings: RefineSettings,
+    frames: SourceFrames | None = None,
+    manifest: Manifest | None = None,
+) -> RefineOutcome:
     """Run one refine and print its summary.
 
     Args:
         settings: what to do.
         frames: refine these instead of opening `settings.video_path` (whose selection and
             `resolution` then do not apply).
+        manifest: where those `frames` came from, in their order; it becomes part of the result.
 
     Raises:
         UserError: bad inputs or settings; nothing is written then.
     """
     begin = time.perf_counter()
     _check_settings(settings)
-    read_from = [settings.video_path if frames is None else None, settings.prompt_dir]
-    sources = [path for path in read_from if path is not None]
-    folder = ResultFolder.open(settings.result_dir, inputs=sources)
     with RichProgress() as progress:
-        inputs = _open_inputs(settings, frames, progress)
+        inputs = _open_inputs(settings, frames, manifest, progress)
+    folder = ResultFolder.open(settings.result_dir, inputs=inputs.folders)
     # Outside of the display: a checkpoint that has to be fetched comes with a bar of its own.
     identity = _identity(settings, inputs)
     with RichProgress() as progress:
@@ -121,6 +132,8 @@ def run_refine(settings: RefineSettings, frames: SourceFrames | None = None) -> 
                 f"{settings.result_dir} already holds the result of these settings and inputs; "
                 "--no-resume makes it again"
             )
+            if inputs.manifest is not None:
+                folder.refresh_manifest(inputs.manifest.to_json())
             return RefineOutcome(settings.result_dir, None, None)
         set_threads(settings.threads)
         frames = inputs.frames
@@ -142,6 +155,8 @@ def run_refine(settings: RefineSettings, frames: SourceFrames | None = None) -> 
                 running_time=end - begin,
             )
             staged.write_report(report)
+            if inputs.manifest is not None:
+                staged.write_manifest(inputs.manifest.to_json())
             staged.write_config(identity)
             staged.publish()
     print_summary(_summary(result, report, transient_share, settings.result_dir))
@@ -163,29 +178,36 @@ def _check_settings(settings: RefineSettings) -> None:
 
 
 def _open_inputs(
-    settings: RefineSettings, frames: SourceFrames | None, progress: RichProgress
+    settings: RefineSettings,
+    frames: SourceFrames | None,
+    manifest: Manifest | None,
+    progress: RichProgress,
 ) -> _Inputs:
     notices: list[str] = []
+    folders: list[Path] = []
 
     def notify(text: str) -> None:
         notices.append(text)
         progress.notice(text)
 
     if frames is None:
-        frames = open_frames(
+        opened = open_input(
             settings.video_path,
-            every=settings.every,
-            start=settings.start,
-            end=settings.end,
+            selection=Selection(settings.every, settings.start, settings.end),
+            globs=Globs(settings.include, settings.exclude),
             resolution=settings.resolution,
             notify=notify,
         )
+        frames = opened.frames
+        manifest = opened.manifest if opened.leads_back else None
+        folders += opened.inputs
     prompts = None
     if settings.prompt_dir is not None:
         prompts = open_prompts(
             settings.prompt_dir, frames, polarity=settings.prompt_polarity, notify=notify
         )
-    return _Inputs(frames, prompts, notices)
+        folders.append(settings.prompt_dir)
+    return _Inputs(frames, manifest, prompts, notices, folders)
 
 
 def _identity(settings: RefineSettings, inputs: _Inputs) -> RunIdentity:

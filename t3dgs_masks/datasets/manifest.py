@@ -174,11 +174,12 @@ def _camera_value(value: object, key: str, what: str) -> float | int | bool:
     if key == "fisheye":
         if isinstance(value, bool):
             return value
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        pass
     elif key in ("width", "height"):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and 1 <= value <= _LONGEST_SIDE:
+        if isinstance(value, int) and 1 <= value <= _LONGEST_SIDE:
             return value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    else:
         number = float(value)
         if math.isfinite(number):
             return number

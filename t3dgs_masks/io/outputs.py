@@ -177,6 +177,17 @@ class ResultFolder:
         masks = self.path / publish.MASK_FOLDER
         return all((masks / f"{name}.png").is_file() for name in masklets.frames)
 
+    def refresh_manifest(self, contents: Mapping[str, Any]) -> None:
+        """Replace ``manifest.json`` of a complete result, whose frames may have moved since.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        path, data = self.path / publish.MANIFEST, _as_json(contents)
+        with _as_user_error(f"cannot write {publish.MANIFEST} to {self.path}"):
+            if not path.is_file() or path.read_bytes() != data:
+                _write_atomically(path, data)
+
     def stored_identity(self) -> RunIdentity | None:
         """What the result that is here was made from; None if there is none."""
         marker = self._read_marker()
@@ -313,6 +324,14 @@ class StagedResult:
         }
         self._write_json(self._folder / REPORT, contents)
 
+    def write_manifest(self, contents: Mapping[str, Any]) -> None:
+        """Write ``manifest.json`` (optional): where every frame came from.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        self._write_json(self._folder / publish.MANIFEST, contents)
+
     def write_config(self, identity: RunIdentity) -> None:
         """Write ``config.json``, which marks the folder as ours.
 
@@ -372,8 +391,7 @@ class StagedResult:
         return {"size": [rle.height, rle.width], "counts": rle.counts.decode("ascii")}
 
     def _write_json(self, path: Path, contents: Mapping[str, Any]) -> None:
-        text = json.dumps(contents, allow_nan=False, indent=2, default=_plain)
-        self._write(path, text.encode() + b"\n")
+        self._write(path, _as_json(contents))
 
     def _write(self, path: Path, data: bytes) -> None:
         with _as_user_error(f"cannot write {path.name} to {self.out}"):
@@ -541,6 +559,10 @@ def _write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _as_json(contents: Mapping[str, Any]) -> bytes:
+    return json.dumps(contents, allow_nan=False, indent=2, default=_plain).encode() + b"\n"
 
 
 def _plain(value: object) -> Any:

@@ -22,7 +22,8 @@ from pathlib import Path
 MASK_FOLDER = "binary_masks"
 MASKLETS = "masklets.json"
 MARKER = "config.json"
-ENTRIES = (MASK_FOLDER, MASKLETS, "report.json", "overlay.mp4", "report.html", MARKER)
+MANIFEST = "manifest.json"
+ENTRIES = (MASK_FOLDER, MASKLETS, "report.json", "overlay.mp4", "report.html", MANIFEST, MARKER)
 """Everything in OUT that a run writes; whatever else lies there is the user's."""
 
 STATE = ".state"
