@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from t3dgs_masks.config import (
     ApplySettings,
     DemoSettings,
     PrepareSettings,
+    PromptsSettings,
     RefineSettings,
     RevertSettings,
 )
@@ -86,6 +88,23 @@ class Revert(RevertSettings):
 
 
 @dataclass(frozen=True)
+class Prompts(PromptsSettings):
+    """Make the prompts of a refine from a trained splatfacto run: residuals of all training views,
+    and coarse masks where they stand out.
+
+    The output is also the sequence to refine: it holds the images as training sees them, and a
+    manifest by which `apply` finds the way back into the dataset.
+    """
+
+    def run(self) -> None:
+        if importlib.util.find_spec("nerfstudio") is None:
+            raise UserError("prompts needs nerfstudio: pip install 't3dgs_masks[nerfstudio]'")
+        from t3dgs_masks.plugin.prompts_job import run_prompts
+
+        run_prompts(self)
+
+
+@dataclass(frozen=True)
 class Demo(DemoSettings):
     """Make a posed capture with walkers and the prompts of a half-trained splat, refine the
     prompts, and compare both with the truth.
@@ -112,7 +131,8 @@ _DEMO = Annotated[Demo, tyro.conf.subcommand("demo")]
 _PREPARE = Annotated[Prepare, tyro.conf.subcommand("prepare")]
 _APPLY = Annotated[Apply, tyro.conf.subcommand("apply")]
 _REVERT = Annotated[Revert, tyro.conf.subcommand("revert")]
-_COMMANDS = _REFINE | _PREPARE | _APPLY | _REVERT | _DEMO | _MODELS
+_PROMPTS = Annotated[Prompts, tyro.conf.subcommand("prompts")]
+_COMMANDS = _REFINE | _PREPARE | _PROMPTS | _APPLY | _REVERT | _DEMO | _MODELS
 
 
 def parse(args: Sequence[str] | None = None) -> Command:

@@ -167,6 +167,39 @@ class PrepareSettings:
 
 
 @dataclass(frozen=True)
+class CoarseMaskConfig:
+    """Which residuals make a coarse mask."""
+
+    outlier_sigmas: float = 4.0
+    """A residual counts this many (robust) standard deviations above the median of the views."""
+    residual_floor: float = 0.08
+    """Residuals (mean over colour channels, 0 to 1) up to this never count."""
+    smoothing: float = 0.02
+    """Residuals are averaged over a square of this share of the image's shorter side."""
+    min_area: float = 0.001
+    """Spots of less than this share of the image are dropped."""
+
+
+@dataclass(frozen=True)
+class PromptsSettings:
+    """Everything that `prompts` is told."""
+
+    load_config: Path
+    """The config.yml of a trained splatfacto or t3dgs-splatfacto run."""
+    output_dir: Path
+    """Where images/, masks/ (coarse masks), diffs/ (residuals) and manifest.json go."""
+    data: Path | None = None
+    """The dataset, if it is no longer where the run had it."""
+    coarse: Annotated[CoarseMaskConfig, tyro.conf.arg(name="")] = field(
+        default_factory=CoarseMaskConfig
+    )
+    device: str = "auto"
+    """auto, cuda, cuda:<number> or cpu."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
 class DemoSettings:
     """Everything that the demo is told."""
 

@@ -30,7 +30,7 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from t3dgs_masks.config import RefineConfig, RefineSettings
+from t3dgs_masks.config import CoarseMaskConfig, RefineConfig, RefineSettings
 from t3dgs_masks.datasets.apply_masks import apply_masks
 from t3dgs_masks.datasets.geometry import scaled
 from t3dgs_masks.datasets.manifest import write_manifest
@@ -38,10 +38,15 @@ from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.checkpointing import save_whole_checkpoint
 from t3dgs_masks.plugin.model import REFINED_KEY, T3dgsSplatfactoModel
-from t3dgs_masks.plugin.prompting import CoarseMaskConfig, write_prompts
+from t3dgs_masks.plugin.prompting import write_prompts
 from t3dgs_masks.plugin.refined_masks import RefinedMasks
 from t3dgs_masks.plugin.rendering import view_residual
-from t3dgs_masks.plugin.source_dataset import SourceDataset, StageMasks, find_source
+from t3dgs_masks.plugin.source_dataset import (
+    SourceDataset,
+    StageMasks,
+    find_source,
+    ignored_by_user,
+)
 from t3dgs_masks.plugin.stages import StageFolder, StageState, stage_folder
 from t3dgs_masks.plugin.views import TrainingViews, View, common_size, ordered_views
 from t3dgs_masks.refine_job import run_refine
@@ -314,14 +319,8 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
             )
 
     def _ignored_by_user(self, camera_idx: int) -> BoolMask | None:
-        """[H, W] bool, True where the user's own mask is off.
-
-        What an earlier refine wrote into the dataset is not the user's: masks could only grow.
-        """
-        if self._source is not None and self._source.has_our_masks:
-            return self._source.ignored_by_user(camera_idx, self.train_cameras)
-        mask = self.cached_train[camera_idx].get("mask")
-        return None if mask is None else ~mask[..., 0].cpu().numpy()
+        """[H, W] bool, True where the user's own mask is off."""
+        return ignored_by_user(self, self._source, camera_idx)
 
     def _views(self) -> list[View]:
         return ordered_views([Path(file) for file in self.train_dataset.image_filenames])

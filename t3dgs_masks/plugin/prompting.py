@@ -11,23 +11,10 @@ import numpy as np
 import torch
 
 from t3dgs_masks import masks
+from t3dgs_masks.config import CoarseMaskConfig
 from t3dgs_masks.io.prompt_files import read_residual, write_coarse, write_residual
 from t3dgs_masks.plugin.robust import median_and_deviation, smoothed
 from t3dgs_masks.types import BoolMask, FloatMap
-
-
-@dataclass
-class CoarseMaskConfig:
-    """Which residuals make a coarse mask."""
-
-    outlier_sigmas: float = 4.0
-    """A residual counts this many (robust) standard deviations above the median of the views."""
-    residual_floor: float = 0.08
-    """Residuals (mean over colour channels, 0 to 1) up to this never count."""
-    smoothing: float = 0.02
-    """Residuals are averaged over a square of this share of the image's shorter side."""
-    min_area: float = 0.001
-    """Spots of less than this share of the image are dropped."""
 
 
 @dataclass(frozen=True)

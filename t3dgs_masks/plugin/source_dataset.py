@@ -126,6 +126,21 @@ def find_source(datamanager: FullImageDatamanager) -> SourceDataset | None:
     return SourceDataset(data, dataset, {idx: frame_of[view] for idx, view in enumerate(views)})
 
 
+def ignored_by_user(
+    datamanager: FullImageDatamanager, source: SourceDataset | None, camera_idx: int
+) -> BoolMask | None:
+    """[H, W] bool in the geometry of training, True where the user's own mask of a training view
+    says ignore; None: there is no such mask.
+
+    What an earlier refine wrote into the dataset is not the user's: masks could only grow.
+    """
+    data = datamanager.cached_train[camera_idx]  # first: reading the images changes the cameras
+    if source is not None and source.has_our_masks:
+        return source.ignored_by_user(camera_idx, datamanager.train_cameras)
+    mask = data.get("mask")
+    return None if mask is None else ~mask[..., 0].cpu().numpy()
+
+
 def pinhole(cameras: Cameras, camera_idx: int) -> Camera:
     """One of nerfstudio's cameras, without its distortion."""
     camera = cameras[camera_idx].reshape(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class View:
 
 def ordered_views(files: Sequence[Path]) -> list[View]:
     """Views in natural order of their names, which are the paths below the folder they share."""
-    shared = Path(*_shared_parts([file.parent.parts for file in files]))
+    shared = shared_folder(files)
     names = [PurePosixPath(file.relative_to(shared)).with_suffix("").as_posix() for file in files]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -122,11 +123,6 @@ class TrainingViews:
         return digest.hexdigest()
 
 
-def _shared_parts(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The leading parts that all paths have."""
-    shared = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return tuple(shared)
+def shared_folder(files: Sequence[Path]) -> Path:
+    """The deepest folder that all files are below."""
+    return Path(os.path.commonpath([file.parent for file in files]))
