@@ -53,7 +53,7 @@ def dilate(mask: BoolMask, iterations: int) -> BoolMask:
         _CROSS,
         iterations=iterations,
         borderType=cv2.BORDER_CONSTANT,
-        borderValue=0,
+        borderValue=(0,),
     )
     return grown.astype(bool)
 

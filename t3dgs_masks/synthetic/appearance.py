@@ -141,11 +141,11 @@ def walker_silhouette(size: int, build: WalkerBuild, phase: float) -> NDArray[np
 
     def limb(start: tuple[float, float], end: tuple[float, float], thickness: float) -> None:
         pixels = max(2, round(thickness * size))
-        cv2.line(canvas, point(*start), point(*end), 255, pixels, cv2.LINE_AA)
+        cv2.line(canvas, point(*start), point(*end), _WHITE, pixels, cv2.LINE_AA)
 
     def disc(x: float, y: float, half_width: float, half_height: float) -> None:
         axes = (max(1, int(half_width * size)), max(1, int(half_height * size)))
-        cv2.ellipse(canvas, point(x, y), axes, 0, 0, 360, 255, -1, cv2.LINE_AA)
+        cv2.ellipse(canvas, point(x, y), axes, 0, 0, 360, _WHITE, -1, cv2.LINE_AA)
 
     disc(middle + build.head_offset, 0.17, 0.075, 0.095)
     limb((middle, 0.22), (middle, 0.30), build.torso_half_width)
@@ -187,7 +187,7 @@ def _ellipse(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     half_width, half_height = (int(axis) for axis in rng.uniform(0.22, 0.42, 2) * size)
     centre = (size // 2, size // 2)
     angle = rng.uniform(0, 180)
-    cv2.ellipse(canvas, centre, (half_width, half_height), angle, 0, 360, 255, -1, cv2.LINE_AA)
+    cv2.ellipse(canvas, centre, (half_width, half_height), angle, 0, 360, _WHITE, -1, cv2.LINE_AA)
     return canvas
 
 
@@ -198,7 +198,7 @@ def _polygon(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     angles = (np.arange(corners) + rng.uniform(0, 0.8, corners)) * step
     radii = rng.uniform(0.24, 0.44, corners) * size
     outline = size / 2 + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    cv2.fillPoly(canvas, [outline.astype(np.int32)], 255, cv2.LINE_AA)
+    cv2.fillPoly(canvas, [outline.astype(np.int32)], _WHITE, cv2.LINE_AA)
     return canvas
 
 

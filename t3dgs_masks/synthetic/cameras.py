@@ -60,7 +60,7 @@ class _Wobble:
 
     def __call__(self, times: Floats) -> Floats:
         waves = np.sin(2 * np.pi * times[:, None] * self.cycles + self.phases)
-        return waves @ np.array([0.7, 0.25, 0.05])
+        return np.asarray(waves @ np.array([0.7, 0.25, 0.05]), np.float64)
 
 
 @dataclass(frozen=True)

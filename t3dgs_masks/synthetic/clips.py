@@ -72,7 +72,7 @@ class _MovingObject:
         cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
         linear = np.diag([self.aspect, 1.0]) @ np.array([[cosine, -sine], [sine, cosine]])
         offset = centre - linear @ np.full(2, _SPRITE / 2)
-        return np.column_stack([linear, offset])
+        return np.column_stack([linear, offset]).astype(np.float64)
 
 
 def _draw_poster(

@@ -128,7 +128,7 @@ def floor_texture(
         outline = cv2.boxPoints(
             ((float(x), float(y)), (float(size[0]), float(size[1])), float(-np.rad2deg(box.yaw)))
         )
-        cv2.fillPoly(light, [outline.astype(np.int32)], 0.45)
+        cv2.fillPoly(light, [outline.astype(np.int32)], (0.45,))
     light = cv2.blur(cv2.blur(light, (15, 15)), (15, 15))
     return _darken_borders((floor * light[..., None]).astype(np.uint8), 0.3, 0.35)
 
