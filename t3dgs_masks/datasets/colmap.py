@@ -130,6 +130,7 @@ def _read_model(model: Path) -> list[_View]:
             reconstruction.read_text(model)
         else:
             reconstruction.read_binary(model)
+            _check_binary_sizes(model, reconstruction)
         images = [reconstruction.image(number) for number in sorted(reconstruction.reg_image_ids())]
         views = [_View(image, reconstruction.camera(image.camera_id)) for image in images]
     except Exception as error:  # pycolmap raises whatever its checks and its containers do
@@ -149,6 +150,22 @@ def _read_model(model: Path) -> list[_View]:
                 f" {shown(view.name)}: run the mapper again, or remove the image from the model"
             )
     return views
+
+
+def _check_binary_sizes(model: Path, reconstruction: pycolmap.Reconstruction) -> None:
+    """Raises ValueError if a file is cut short: pycolmap reads past its end, and invents numbers.
+
+    The layout is COLMAP's: https://colmap.github.io/format.html
+    """
+    cameras = sum(24 + 8 * len(camera.params) for camera in reconstruction.cameras.values())
+    images = sum(
+        73 + len(image.name.encode()) + 24 * image.num_points2D()
+        for image in reconstruction.images.values()
+    )
+    for name, expected in (("cameras.bin", 8 + cameras), ("images.bin", 8 + images)):
+        size = (model / name).stat().st_size
+        if size < expected:
+            raise ValueError(f"{name} has {size} bytes where {expected} belong")
 
 
 _Intrinsics = tuple[float, float, float, float]
