@@ -314,7 +314,7 @@ class Pool:
         if rng.random() < 0.7:
             frames = frames[..., rng.permutation(3)]
         if rng.random() < 0.2:
-            frames = 255 - frames
+            frames = np.uint8(255) - frames
         return frames, masks
 
     def _refresh(self, wait: bool) -> None:

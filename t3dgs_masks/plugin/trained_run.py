@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.data.datamanagers.full_images_datamanager import (
+    FullImageDatamanager,
+    FullImageDatamanagerConfig,
+)
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 
@@ -44,8 +47,7 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
     config = _read_config(config_path)
     checkpoint = _latest_checkpoint(config_path.parent / config.relative_model_dir)
     _settle_data(config, data)
-    if device.type == "cpu" and hasattr(config.pipeline.datamanager, "cache_images"):
-        config.pipeline.datamanager.cache_images = "gpu"  # "cpu" pins memory, which needs CUDA
+    _settle_cache(config, device)
     on_cpu = splatfacto_on(device) if device.type == "cpu" else nullcontext()
     with on_cpu, lpips_or_nan():
         pipeline = config.pipeline.setup(device=str(device), test_mode="val")
@@ -93,6 +95,13 @@ def _settle_data(config: TrainerConfig, data: Path | None) -> None:
     settings.data = Path(found)
 
 
+def _settle_cache(config: TrainerConfig, device: torch.device) -> None:
+    """Keep images where they can be kept."""
+    settings = config.pipeline.datamanager
+    if device.type == "cpu" and isinstance(settings, FullImageDatamanagerConfig):
+        settings.cache_images = "gpu"  # "cpu" pins memory, which needs CUDA
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with _numpy_numbers_allowed():
@@ -108,5 +117,6 @@ def _numpy_numbers_allowed() -> Iterator[None]:
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
-    with torch.serialization.safe_globals([np.dtype, *kinds, *((scalar, name) for name in names)]):
+    allowed: list[Any] = [np.dtype, *kinds, *((scalar, name) for name in names)]
+    with torch.serialization.safe_globals(allowed):
         yield

@@ -23,6 +23,7 @@ WALKER_WAIST = 0.56
 """Height of a walker's waist, as a fraction of the silhouette's size from its top."""
 
 _INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_NEAREST)
+_WHITE = (255,)
 
 
 def random_colour(
