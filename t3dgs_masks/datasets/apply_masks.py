@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -254,7 +255,7 @@ def _root_of(data: Path) -> Path:
 
 def _refuse_another(dataset: Dataset, record: AppliedRecord) -> None:
     """One dataset of a folder at a time."""
-    transforms = dataset.described_by.name if dataset.kind == "nerfstudio" else None
+    transforms = _transforms_name(dataset) if dataset.kind == "nerfstudio" else None
     if (dataset.kind, transforms) == (record.layout, record.transforms):
         return
     applied_to = record.transforms or "the COLMAP project"
@@ -498,7 +499,7 @@ class _Writer:
                 " nerfstudio refuses; now all have one"
             )
         with Transaction(self._root) as transaction:
-            if self._base is not None and self._base.path == self._dataset.described_by:
+            if self._base is not None and self._base.path != self._root / self._base.kept_as:
                 transaction.put(self._base.kept_as, self._base.path)
             files: dict[str, str] = {}
             mask_paths: dict[str, str] = {}
@@ -572,7 +573,7 @@ class _Writer:
                 " no camera for it that could tell where it belongs"
             )
         size = stored_size(frame.image)
-        ours = self._at_full_size(frame, given, size)
+        ours = self._of_image(frame, given, size)
         if given is not None:
             self._masked += 1
             self._transient_share += float(ours.pixels.mean())
@@ -583,16 +584,23 @@ class _Writer:
         for place in places[1:]:
             small_size = stored_size(place.image)
             small = scaled(full, small_size)
-            if given is not None and given.camera is not None and frame.camera is not None:
-                direct = to_file_geometry(
-                    given.transient, given.camera, frame.camera, size=small_size
+            if given is not None and given.camera is not None:
+                # Straight from the view: what is grown for one size is too much or too little for
+                # another.
+                small = _either(
+                    self._of_image(frame, given, small_size, size[0] / small_size[0]),
+                    None if user is None else scaled(user, small_size),
                 )
-                small = _either(small, direct)
             yield place, _png(_either(small, _user_mask(place, small_size)))
 
-    def _at_full_size(
-        self, frame: DatasetFrame, given: FrameMask | None, size: tuple[int, int]
+    def _of_image(
+        self,
+        frame: DatasetFrame,
+        given: FrameMask | None,
+        size: tuple[int, int],
+        factor: float = 1,
     ) -> TransientMask:
+        """Our mask for an image of a frame: of (height, width) `size`, downscaled by `factor`."""
         if given is None:
             return TransientMask(np.zeros(size, np.bool_))
         if given.camera is not None and frame.camera is not None:
@@ -600,7 +608,7 @@ class _Writer:
         else:
             _refuse_misfit(given.transient, size, f"the mask for {shown(frame.source)}")
             mask = scaled(given.transient, size)
-        return mask.dilated(self._dilate)
+        return mask.dilated(math.ceil(self._dilate / factor))
 
 
 @dataclass(frozen=True)
@@ -608,6 +616,7 @@ class _Transforms:
     """The JSON file as the user has it, without our masks."""
 
     name: str
+    """Relative to the root."""
     path: Path
     """Where these bytes are."""
     content: bytes
@@ -620,10 +629,10 @@ class _Transforms:
 
     @classmethod
     def read(cls, dataset: Dataset, record: AppliedRecord | None) -> _Transforms:
-        path = dataset.described_by
+        name = _transforms_name(dataset)
+        path = dataset.root / name
         if record is not None:
             path = _original(dataset.root, record) or path
-        name = dataset.described_by.name
         kept_as = replace(
             record or AppliedRecord("nerfstudio", _MASKS), transforms=name
         ).original_transforms
@@ -656,6 +665,21 @@ class _Transforms:
             transforms_before=hashlib.sha256(self.content).hexdigest(),
             transforms_after=hashlib.sha256(content).hexdigest(),
         )
+
+
+def _transforms_name(dataset: Dataset) -> str:
+    """The dataset's JSON file, relative to its root; where it is a link, what it leads to.
+
+    Raises:
+        UserError: that lies outside of the dataset.
+    """
+    root, path = Path(os.path.realpath(dataset.root)), Path(os.path.realpath(dataset.described_by))
+    if not path.is_relative_to(root):
+        raise UserError(
+            f"{shown(dataset.described_by)} leads to {shown(path)}, outside of the dataset, where"
+            " nothing will be changed: replace the link by a copy"
+        )
+    return path.relative_to(root).as_posix()
 
 
 def _used(folders: Collection[str], files: Collection[str]) -> set[str]:

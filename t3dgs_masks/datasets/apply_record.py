@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from t3dgs_masks.datasets.dataset import DatasetFrame
@@ -37,7 +37,7 @@ class AppliedRecord:
     user_masks: Mapping[str, str] = field(default_factory=dict)
     """`DatasetFrame.source` -> the mask that the dataset had for it before (as written there)."""
     transforms: str | None = None
-    """Name of the JSON file that was changed."""
+    """The JSON file that was changed."""
     transforms_before: str | None = None
     """sha256 of what it was."""
     transforms_after: str | None = None
@@ -46,7 +46,7 @@ class AppliedRecord:
     @property
     def original_transforms(self) -> str:
         """Where the JSON file of before is kept."""
-        return f"{ORIGINALS}/{self.transforms}"
+        return f"{ORIGINALS}/{PurePosixPath(self.transforms or '').name}"
 
     def to_json(self) -> bytes:
         content = {"program": "t3dgs_masks", "version": _VERSION, **asdict(self)}

@@ -97,8 +97,9 @@ def _add_samples(file: BoolMask, view: BoolMask, undistorted: Camera, target: Ca
 def to_training_geometry(mask: TransientMask, source: Camera, undistorted: Camera) -> TransientMask:
     """A mask of the image file, as the undistorted view shows it.
 
-    Transient wins where a pixel of the view falls on both: it is transient if one of the (four)
-    file pixels that it is mixed from is, at the scale of the view.
+    With a lens, transient wins where a pixel of the view falls on both: it is transient if one of
+    the (four) file pixels that it is mixed from is, at the scale of the view. What the file does
+    not show is transient as well, as in nerfstudio: it is black, and not to be trained on.
 
     Args:
         mask: [H, W] in the geometry of `source`, at any scale.
@@ -106,7 +107,7 @@ def to_training_geometry(mask: TransientMask, source: Camera, undistorted: Camer
         undistorted: the pinhole camera of the view.
 
     Returns:
-        [h, w] at the size of `undistorted`. What the file does not show is static.
+        [h, w] at the size of `undistorted`.
     """
     # As many file pixels as the view has per angle, so that none falls through between two.
     shrink = min(1.0, undistorted.fl_x / source.fl_x)
@@ -119,16 +120,15 @@ def to_training_geometry(mask: TransientMask, source: Camera, undistorted: Camer
     for begin in range(0, undistorted.height, _ROWS_AT_ONCE):
         end = min(begin + _ROWS_AT_ONCE, undistorted.height)
         # What bilinear sampling mixes: the pixels whose centres are less than one pixel away.
-        hit = _distort(_centres(begin, end, undistorted.width), undistorted, camera) - 0.5
-        low = np.floor(hit + 1e-6)
-        found = np.zeros(len(hit), np.bool_)
-        for right in (0, 1):
-            for down in (0, 1):
-                weighs = ((right == 0) | (hit[:, 0] > low[:, 0] + 1e-6)) & (
-                    (down == 0) | (hit[:, 1] > low[:, 1] + 1e-6)
-                )
-                corner = np.add(low, (right + 0.5, down + 0.5))
-                found |= _look_up(shrunk.pixels, corner) & weighs
+        hits = _distort(_centres(begin, end, undistorted.width), undistorted, camera) - 0.5
+        outside = (hits < -1).any(axis=1) | (hits > (camera.width, camera.height)).any(axis=1)
+        found = outside | ~np.isfinite(hits).all(axis=1)
+        pixels = np.floor(hits + 0.5)
+        if source.is_distorted:
+            pixels = np.floor(hits)
+        for right in (0, 1) if source.is_distorted else (0,):
+            for down in (0, 1) if source.is_distorted else (0,):
+                found |= _look_up(shrunk.pixels, np.add(pixels, (right + 0.5, down + 0.5)))
         result[begin:end] = found.reshape(end - begin, undistorted.width)
     return TransientMask(result)
 

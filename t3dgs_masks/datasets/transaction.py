@@ -149,8 +149,14 @@ class Transaction:
                 continue
             parents = PurePosixPath(change.path).parents
             for parent in reversed(list(parents)[:-1]):
-                if not (self.root / parent).is_dir():
-                    folders[parent.as_posix()] = None
+                if (self.root / parent).is_dir():
+                    continue
+                if os.path.lexists(self.root / parent):
+                    raise UserError(
+                        f"{shown(self.root / parent)} is a file, but a folder has to be there:"
+                        " rename it"
+                    )
+                folders[parent.as_posix()] = None
         return list(folders)
 
     def commit(self) -> None:
@@ -346,9 +352,9 @@ def _take_back(root: Path) -> None:
     for index, change in reversed(list(enumerate(changes))):
         _take_back_change(root, change, state / _OLD / str(index))
     for folder in reversed(made):
-        with suppress(FileNotFoundError):
-            if not any(inside(root, folder).iterdir()):
-                _rmdir(root / folder)
+        path = inside(root, folder)
+        if path.is_dir() and not any(path.iterdir()):
+            _rmdir(path)
     _unlink(state / _JOURNAL)
 
 
