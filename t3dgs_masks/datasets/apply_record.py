@@ -46,11 +46,16 @@ class AppliedRecord:
     @property
     def original_transforms(self) -> str:
         """Where the JSON file of before is kept."""
-        return f"{ORIGINALS}/{PurePosixPath(self.transforms or '').name}"
+        return original_of(self.transforms or "")
 
     def to_json(self) -> bytes:
         content = {"program": "t3dgs_masks", "version": _VERSION, **asdict(self)}
         return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def original_of(transforms: str) -> str:
+    """Where the JSON file of before is kept, relative to the root."""
+    return f"{ORIGINALS}/{PurePosixPath(transforms).name}"
 
 
 def read_record(root: Path) -> AppliedRecord | None:

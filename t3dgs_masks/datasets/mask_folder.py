@@ -10,12 +10,13 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from t3dgs_masks.datasets.apply_masks import FrameMask, Notify, flat_names, stored_size
 from t3dgs_masks.datasets.dataset import Camera, Dataset, DatasetFrame
 from t3dgs_masks.datasets.geometry import fits
 from t3dgs_masks.datasets.manifest import MANIFEST_NAME, Manifest, read_manifest
+from t3dgs_masks.datasets.mask_places import flat_names
+from t3dgs_masks.datasets.mask_writer import FrameMask, Notify
 from t3dgs_masks.errors import UserError
-from t3dgs_masks.io.images import IMAGE_SUFFIXES, read_planes, scan_folder, shown
+from t3dgs_masks.io.images import IMAGE_SUFFIXES, read_planes, scan_folder, shown, stored_size
 from t3dgs_masks.io.publish import MASK_FOLDER
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.types import BoolMask

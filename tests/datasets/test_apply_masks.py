@@ -15,15 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t3dgs_masks.datasets.apply_masks import (
-    apply_masks,
-    flat_names,
-    open_dataset_at,
-    revert_masks,
-)
+from t3dgs_masks.datasets.apply_masks import apply_masks, open_dataset_at, revert_masks
 from t3dgs_masks.datasets.apply_record import user_mask_of
 from t3dgs_masks.datasets.dataset import Camera
 from t3dgs_masks.datasets.geometry import scaled
+from t3dgs_masks.datasets.mask_places import flat_names
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask, dilate, iou
 from t3dgs_masks.types import BoolMask
@@ -547,7 +543,11 @@ def without_camera(scene: Path) -> None:
 VIEW = Camera(43.0, 43.0, 24.0, 18.0, WIDTH, HEIGHT)
 REFUSED: Sequence[tuple[Callable[[Path], object], GivenMasks, str]] = [
     (lambda scene: (scene / "images/f_1.png").unlink(), GivenMasks(), "f_1.png, which does not"),
-    (lambda scene: (scene / "images/f_1.png").write_bytes(b""), GivenMasks({}), "not an image"),
+    (
+        lambda scene: (scene / "images/f_1.png").write_bytes(b""),
+        GivenMasks({}),
+        "cannot read the image",
+    ),
     (lambda scene: (scene / "transforms.json").write_text("{"), GivenMasks(), "not valid JSON"),
     (lambda scene: (scene / "transforms.json").unlink(), GivenMasks(), "is no dataset"),
     (lambda scene: None, GivenMasks({NAMES[0]: box(0, (30, 30))}), "30x30, but its image 48x36"),
