@@ -224,6 +224,13 @@ class DemoSettings:
     """CPU threads. Default: all cores."""
     resume: bool = True
     """Keep a finished result of the same capture and settings."""
+    train: bool = False
+    """Train splats too (needs nerfstudio; minutes on a CPU): without masks, with coarse, refined
+    and true masks, and in one go with a refine midway; compare them on clean views."""
+    train_steps: int = 600
+    """Steps of each training."""
+    train_scale: float = 0.5
+    """Scale of the capture's images in training."""
     json: Path | None = None
     """Write the scores to this file too."""
     debug: bool = False

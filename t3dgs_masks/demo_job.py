@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ def run_demo(settings: DemoSettings) -> DemoOutcome:
     """
     if settings.num_frames < 1 or settings.num_walkers < 1:
         raise UserError("--num-frames and --num-walkers have to be at least 1")
+    if settings.train:
+        _check_training(settings)
     root = settings.output_dir / f"seed_{settings.seed}"
     capture, prompts, paths = _make_capture(settings, root / "capture")
     result_dir = root / "masks"
@@ -66,9 +69,26 @@ def run_demo(settings: DemoSettings) -> DemoOutcome:
     sheet = root / "contact_sheet.png"
     _write_sheet(sheet, outcome, capture, prompts, refined)
     _print_outcome(outcome, paths, result_dir, sheet)
+    scores: dict[str, object] = {"seed": settings.seed, **asdict(outcome)}
+    if settings.train:
+        from t3dgs_masks.splat_demo_job import run_splat_demo
+
+        splats = run_splat_demo(settings, paths, root / "splat")
+        scores["psnr"] = dict(splats.psnr)
+        scores["in_training_psnr"] = splats.in_training_psnr
+        scores["train_steps"] = splats.train_steps
     if settings.json is not None:
-        settings.json.write_text(json.dumps({"seed": settings.seed, **asdict(outcome)}, indent=2))
+        settings.json.write_text(json.dumps(scores, indent=2))
     return outcome
+
+
+def _check_training(settings: DemoSettings) -> None:
+    if importlib.util.find_spec("nerfstudio") is None:
+        raise UserError("--train needs nerfstudio: pip install 't3dgs_masks[nerfstudio]'")
+    if settings.train_steps < 100:
+        raise UserError("--train-steps has to be at least 100; nothing is learnt in fewer")
+    if not 0.1 <= settings.train_scale <= 1:
+        raise UserError("--train-scale has to be between 0.1 and 1")
 
 
 def _make_capture(

@@ -206,3 +206,17 @@ def lpips_or_nan() -> Iterator[None]:
     """
     with _LPIPS:
         yield
+
+
+_NO_LPIPS = _SharedPatch(
+    torchmetrics.image.lpip,
+    "LearnedPerceptualImagePatchSimilarity",
+    lambda _: lambda *args, **kwargs: UnavailableLpips(),
+)
+
+
+@contextmanager
+def without_lpips() -> Iterator[None]:
+    """A block in which models are built without LPIPS, for uses that do not measure it."""
+    with _NO_LPIPS:
+        yield

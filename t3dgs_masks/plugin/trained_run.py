@@ -17,10 +17,11 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
 )
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import shown
-from t3dgs_masks.plugin.cpu import lpips_or_nan, splatfacto_on
+from t3dgs_masks.plugin.cpu import splatfacto_on, without_lpips
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
     _settle_data(config, data)
     _settle_cache(config, device)
     on_cpu = splatfacto_on(device) if device.type == "cpu" else nullcontext()
-    with on_cpu, lpips_or_nan():
+    with on_cpu, without_lpips(), _quiet_console():
         pipeline = config.pipeline.setup(device=str(device), test_mode="val")
     datamanager, model = pipeline.datamanager, pipeline.model
     if not (isinstance(datamanager, FullImageDatamanager) and isinstance(model, SplatfactoModel)):
@@ -60,6 +61,8 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
     state = _read_checkpoint(checkpoint)
     pipeline.load_pipeline(state["pipeline"], state["step"])
     pipeline.eval()
+    with _quiet_console():
+        _ = datamanager.cached_train  # read and undistorted now
     return TrainedRun(int(state["step"]), datamanager, model)
 
 
@@ -109,6 +112,17 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises what it meets: zip, pickle and key errors
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the checkpoint {shown(path)} cannot be read: {reason}") from error
+
+
+@contextmanager
+def _quiet_console() -> Iterator[None]:
+    """nerfstudio tells how it reads a dataset; our commands say what they do themselves."""
+    was_quiet = CONSOLE.quiet
+    CONSOLE.quiet = True
+    try:
+        yield
+    finally:
+        CONSOLE.quiet = was_quiet
 
 
 @contextmanager
