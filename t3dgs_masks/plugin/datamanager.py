@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
 )
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
@@ -44,6 +45,8 @@ from t3dgs_masks.plugin.rendering import view_residual
 from t3dgs_masks.plugin.source_dataset import (
     SourceDataset,
     StageMasks,
+    check_dataset,
+    check_image_sizes,
     find_source,
     ignored_by_user,
 )
@@ -122,8 +125,17 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
 
     config: T3dgsDatamanagerConfig
 
-    def __init__(self, config: T3dgsDatamanagerConfig, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+    def __init__(
+        self,
+        config: T3dgsDatamanagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        **kwargs: Any,
+    ) -> None:
+        if test_mode == "val":  # as in training; evaluation and export take what there is
+            with _one_line_errors():
+                check_dataset(_dataparser_of(config))
+        super().__init__(config, device, test_mode, **kwargs)
         if str(self.device) == "cpu":
             self.config.cache_images = "gpu"  # "cpu" pins memory, which needs CUDA
         self.state = StageState()
@@ -174,6 +186,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         trainer = training_callback_attributes.trainer
         assert trainer is not None
         with _one_line_errors():
+            check_image_sizes(self)
             self._source = find_source(self)
             self._take_up_masks(trainer)
             self._check_refine_is_possible(trainer)
@@ -200,13 +213,16 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
             return
         config = trainer.config
         loaded_from = [config.load_dir, config.load_checkpoint and config.load_checkpoint.parent]
-        folder = self.state.find_masks([path.absolute().parent for path in loaded_from if path])
-        if folder is None:
+        run_dir = self.state.find_run([path.absolute().parent for path in loaded_from if path])
+        if run_dir is None:
             raise UserError(
                 f"the masks of stage {self.state.stages_done} are no longer in "
                 f"{stage_folder(Path(self.state.run_dir), self.state.stages_done).binary_masks}: "
                 "put them back, or resume from a checkpoint before the refine"
             )
+        # A run that is resumed from this one finds the masks too if theirs was moved.
+        self.state = replace(self.state, run_dir=str(run_dir))
+        folder = stage_folder(run_dir, self.state.stages_done).binary_masks
         self._use(RefinedMasks(folder, self._views(), self.config.dilate))
         CONSOLE.log(f"t3dgs-masks: training goes on with the masks in {folder}")
 
@@ -254,12 +270,12 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
             model.restart(trainer.optimizers, step)
             first_step = step
         self.state = StageState(stage, str(trainer.base_dir.absolute()), first_step)
-        save_whole_checkpoint(trainer, step - 1)
+        self._write_back(folder)
+        save_whole_checkpoint(trainer, step - 1)  # last: without it all of the stage is redone
         CONSOLE.log(
             f"t3dgs-masks: stage {stage} done in {time.perf_counter() - begin:.0f} s; "
             f"{self._masked_share():.1%} of the training pixels are masked now"
         )
-        self._write_back(folder)
 
     def _use(self, refined: RefinedMasks) -> None:
         self._refined = refined
@@ -337,6 +353,13 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
                 f"the datamanager of t3dgs-splatfacto needs its model, not {type(model).__name__}"
             )
         return model
+
+
+def _dataparser_of(config: T3dgsDatamanagerConfig) -> DataParserConfig:
+    """That of the configuration, pointed at the data as upstream does."""
+    if config.data is not None:
+        config.dataparser.data = Path(config.data)
+    return config.dataparser
 
 
 @contextmanager

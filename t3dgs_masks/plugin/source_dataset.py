@@ -8,15 +8,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image as PilImage
 
 from t3dgs_masks.datasets.apply_masks import FrameMask, open_dataset_at
 from t3dgs_masks.datasets.apply_record import UserMasks, read_record
+from t3dgs_masks.datasets.colmap import IMAGES_FOLDER, find_model
 from t3dgs_masks.datasets.dataset import Camera, Dataset, DatasetFrame
 from t3dgs_masks.datasets.geometry import shrunk_any, to_training_geometry
 from t3dgs_masks.datasets.manifest import Manifest, ManifestFrame
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.io.images import shown, stored_size
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.refined_masks import RefinedMasks
 from t3dgs_masks.plugin.views import View
@@ -111,19 +115,73 @@ def find_source(datamanager: FullImageDatamanager) -> SourceDataset | None:
     Raises:
         UserError: the dataset is broken.
     """
-    parser = datamanager.config.dataparser
-    if not isinstance(parser, NerfstudioDataParserConfig | ColmapDataParserConfig):
+    dataset = _dataset_of(datamanager.config.dataparser)
+    if dataset is None:
         return None
-    data = Path(parser.data)
-    dataset = open_dataset_at(data)
     frame_of = {}
     for frame in dataset.frames:
         for file in _files_of(frame, dataset.root, datamanager):
             frame_of[file] = frame
     views = [Path(file).absolute() for file in datamanager.train_dataset.image_filenames]
     if any(view not in frame_of for view in views):
-        return None  # images_path or colmap_path of the COLMAP parser lead elsewhere
+        return None
+    data = Path(datamanager.config.dataparser.data)
     return SourceDataset(data, dataset, {idx: frame_of[view] for idx, view in enumerate(views)})
+
+
+def check_dataset(parser: DataParserConfig) -> None:
+    """Refuse what nerfstudio's parser would end with a traceback over.
+
+    Raises:
+        UserError: the dataset is broken, an image is missing, or some of the frames have a mask.
+    """
+    dataset = _dataset_of(parser)
+    if dataset is None or dataset.kind != "nerfstudio":
+        return
+    without = [frame.source for frame in dataset.frames if frame.mask is None]
+    if 0 < len(without) < len(dataset.frames):
+        raise UserError(
+            f"{shown(dataset.described_by)} gives some frames a mask_path, but not {without[0]}"
+            f" ({len(without)} of {len(dataset.frames)} have none), and nerfstudio takes all or"
+            " none: add the others, or remove it everywhere"
+        )
+
+
+def check_image_sizes(datamanager: FullImageDatamanager) -> None:
+    """Refuse images that do not have the size that the dataset gives their cameras, over which
+    nerfstudio would fail at the first training step.
+
+    Raises:
+        UserError: names the first such image.
+    """
+    if datamanager.config.camera_res_scale_factor != 1:
+        return
+    dataset = datamanager.train_dataset
+    for camera_idx, file in enumerate(dataset.image_filenames):
+        height, width = stored_size(Path(file))
+        view = pinhole(dataset.cameras, camera_idx)
+        if (height, width) != (view.height, view.width):
+            raise UserError(
+                f"the image {shown(Path(file))} is {width}x{height}, but the dataset says"
+                f" {view.width}x{view.height}: give frames of two sizes their own w, h and"
+                " intrinsics, or leave them out"
+            )
+
+
+def _dataset_of(parser: DataParserConfig) -> Dataset | None:
+    """What a parser reads; None if it is of a layout that masks cannot go into.
+
+    Raises:
+        UserError: the dataset is broken.
+    """
+    if isinstance(parser, ColmapDataParserConfig):
+        data = Path(parser.data)
+        model = find_model(data)
+        elsewhere = parser.images_path != Path(IMAGES_FOLDER) or model != data / parser.colmap_path
+        return None if elsewhere else open_dataset_at(data)
+    if isinstance(parser, NerfstudioDataParserConfig):
+        return open_dataset_at(Path(parser.data))
+    return None
 
 
 def ignored_by_user(

@@ -56,13 +56,12 @@ class StageState:
         passed = sum(step >= refine_step for refine_step in refine_steps)
         return passed if passed > self.stages_done else None
 
-    def find_masks(self, other_run_dirs: Sequence[Path]) -> Path | None:
-        """The folder of the masks in use: where the run was, or else in one of `other_run_dirs`
-        (a run folder may have been moved). None if it is nowhere."""
+    def find_run(self, other_run_dirs: Sequence[Path]) -> Path | None:
+        """The run folder that holds the masks in use: where it was, or else one of
+        `other_run_dirs` (it may have been moved). None if they are nowhere."""
         for run_dir in (Path(self.run_dir), *other_run_dirs):
-            folder = stage_folder(run_dir, self.stages_done).binary_masks
-            if folder.is_dir():
-                return folder
+            if stage_folder(run_dir, self.stages_done).binary_masks.is_dir():
+                return run_dir
         return None
 
     def as_dict(self) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def test_state_goes_through_a_checkpoint_read_as_weights_only(tmp_path: Path) ->
 def test_masks_are_looked_for_where_the_run_was_and_then_elsewhere(tmp_path: Path) -> None:
     here, moved = tmp_path / "here", tmp_path / "moved"
     state = StageState(stages_done=1, run_dir=str(here))
-    assert state.find_masks([moved]) is None
+    assert state.find_run([moved]) is None
     stage_folder(moved, 1).binary_masks.mkdir(parents=True)
-    assert state.find_masks([moved]) == stage_folder(moved, 1).binary_masks
+    assert state.find_run([moved]) == moved
     stage_folder(here, 1).binary_masks.mkdir(parents=True)
-    assert state.find_masks([moved]) == stage_folder(here, 1).binary_masks
+    assert state.find_run([moved]) == here
