@@ -202,13 +202,15 @@ def _frame_named(
 
 
 def _read_static(path: Path) -> BoolMask:
-    """[H, W] bool of a mask file, True = static: brighter than half of white. Lossless files whose
-    white is darker (labels 0 and 1) count by their own brightest value."""
+    """[H, W] bool of a mask file, True = static: brighter than half of white. White is what the
+    file's kind says, or what its values use of it: 1 in labels, 255 in 8 bits stored as 16."""
     planes = read_planes(path)
-    brightness = np.nan_to_num(np.asarray(planes.luminance(), dtype=np.float64))
-    white = planes.full_scale
-    if planes.lossless:
-        white = min(white, float(brightness.max(initial=0.0)) or white)
+    values = np.nan_to_num(np.asarray(planes.luminance(), dtype=np.float64))
+    brightness = np.clip(values, 0.0, planes.full_scale)
+    brightest = brightness.max(initial=0.0)
+    white = next(white for white in (1.0, 255.0, planes.full_scale) if brightest <= white)
+    if white > planes.full_scale or not planes.lossless:
+        white = planes.full_scale
     return brightness > white / 2
 
 

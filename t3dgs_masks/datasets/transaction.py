@@ -67,6 +67,7 @@ class Transaction:
         self.root = root
         self._state = state_folder(root)
         self._changes: list[Change] = []
+        self._paths: set[str] = set()
         self._unused_folders: list[str] = []
         self._committed = False
         with writing(root):
@@ -208,8 +209,9 @@ class Transaction:
         return self._state / _NEXT / str(index)
 
     def _digest(self, path: str) -> str | None:
-        if any(change.path == path for change in self._changes):
+        if path in self._paths:
             raise ValueError(f"two changes of {path}")
+        self._paths.add(path)
         with writing(self.root):
             return digest(inside(self.root, path))
 
