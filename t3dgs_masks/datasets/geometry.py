@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -61,14 +62,28 @@ def to_file_geometry(
     if not source.is_distorted and _differ_in_scale_only(undistorted, source):
         return scaled(view, (height, width))
     target = at_size(source, height, width)
-    result = np.zeros((height, width), np.bool_)
-    for begin in range(0, height, _ROWS_AT_ONCE):
-        end = min(begin + _ROWS_AT_ONCE, height)
-        seen, valid = _undistort(_centres(begin, end, width), target, undistorted)
-        result[begin:end] = (_look_up(view.pixels, seen) & valid).reshape(end - begin, width)
+    # What the view does not show is number -1: the one appended last.
+    result = np.append(view.pixels, False)[_shown_by(undistorted, target)]
     if source.is_distorted:
         _add_samples(result, view.pixels, undistorted, target)
     return TransientMask(result)
+
+
+@lru_cache(maxsize=4)  # the frames of a capture mostly share one camera
+def _shown_by(undistorted: Camera, file: Camera) -> NDArray[np.int32]:
+    """[H, W] for each pixel of the file the number of the pixel of the view (in raster order)
+    that its centre lies in; -1: not in the view."""
+    numbers = np.full((file.height, file.width), -1, np.int32)
+    for begin in range(0, file.height, _ROWS_AT_ONCE):
+        rows = numbers[begin : begin + _ROWS_AT_ONCE]
+        points = _centres(begin, begin + len(rows), file.width)
+        seen, valid = _undistort(points, file, undistorted)
+        # Compared as floats: points far outside do not fit an integer.
+        valid &= (seen >= 0).all(axis=1)
+        valid &= (seen < (undistorted.width, undistorted.height)).all(axis=1)
+        column, row = seen[valid].astype(np.int32).T
+        rows.reshape(-1)[valid] = row * undistorted.width + column
+    return numbers
 
 
 def _add_samples(file: BoolMask, view: BoolMask, undistorted: Camera, target: Camera) -> None:
@@ -82,6 +97,8 @@ def _add_samples(file: BoolMask, view: BoolMask, undistorted: Camera, target: Ca
     bounds = (target.width, target.height)
     for begin in range(0, undistorted.height, _ROWS_AT_ONCE):
         rows, columns = np.nonzero(view[begin : begin + _ROWS_AT_ONCE])
+        if not len(rows):
+            continue  # OpenCV takes no empty lists
         points = np.stack([columns, rows + begin], axis=-1) + 0.5
         hits = _distort(points, undistorted, target) - 0.5
         hits = hits[(hits > -reach - 1).all(axis=1) & (hits < np.add(bounds, reach)).all(axis=1)]

@@ -162,7 +162,19 @@ def test_there_and_back_loses_nothing(lens: str, tmp_path: Path) -> None:
         assert not (transient.pixels & ~back.pixels).any()
 
 
-def test_what_the_view_does_not_show_is_static(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lens", LENSES)
+def test_empty_and_large_masks(lens: str) -> None:
+    source = at_size(camera_of(lens), 6 * HEIGHT, 3 * WIDTH)
+    view = Camera(source.fl_x, source.fl_y, source.cx, source.cy, source.width, source.height)
+    mask = np.zeros((view.height, view.width), np.bool_)
+    assert not to_file_geometry(TransientMask(mask), view, source).pixels.any()
+    mask[source.height // 2 :] = True
+    file = to_file_geometry(TransientMask(mask), view, source)
+    assert 0.3 < file.pixels.mean() < 0.7
+    assert not (mask & ~to_training_geometry(file, source, view).pixels).any()
+
+
+def test_what_the_view_does_not_show_is_static() -> None:
     source = Camera(60.0, 60.0, 80.0, 60.0, WIDTH, HEIGHT, k1=-0.35)  # folds back in the corners
     view = Camera(120.0, 120.0, 40.0, 30.0, 80, 60)
     everything = TransientMask(np.ones((60, 80), np.bool_))
