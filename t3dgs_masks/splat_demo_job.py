@@ -16,14 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image as PilImage
 
 from t3dgs_masks.config import DemoSettings, PromptsSettings, RefineSettings
-from t3dgs_masks.datasets.apply_masks import FrameMask, apply_masks
+from t3dgs_masks.datasets.apply_masks import FrameMask, MaskSource, apply_masks, open_dataset_at
 from t3dgs_masks.datasets.dataset import DatasetFrame
+from t3dgs_masks.datasets.mask_folder import open_mask_folder
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.evaluation import EvaluatedRun, evaluate_run
@@ -55,7 +56,6 @@ _GIVEN_MASKS = (
 """Learn with the masks of the dataset, and nothing else."""
 _GRID_ROWS = 3
 _STEP_LINE = re.compile(r"^(\d+) \(\d", re.MULTILINE)
-_TRAINED_WITH_MASKS = ("coarse", "refined", "ground_truth")
 _TITLES = {
     "unmasked": "no masks",
     "coarse": "coarse masks",
@@ -113,17 +113,18 @@ def run_splat_demo(settings: DemoSettings, capture: DatasetPaths, root: Path) ->
             threads=settings.threads,
         )
     )
-    folders = {
-        "coarse": _MaskFolder(prompts / "masks", transient_is_white=True),
-        "refined": _MaskFolder(result / "binary_masks", transient_is_white=False),
-        "ground_truth": _MaskFolder(capture.ground_truth, transient_is_white=True),
+    refined = open_dataset_at(data["refined"].root)
+    masks: dict[str, MaskSource] = {
+        "coarse": _WhiteIsTransient(prompts / "masks"),
+        "refined": open_mask_folder(result, refined),
+        "ground_truth": _WhiteIsTransient(capture.ground_truth),
     }
     grown = max(1, round(DILATE / settings.train_scale))
-    for name in _TRAINED_WITH_MASKS:
-        apply_masks(data[name].root, folders[name], dilate=grown)
+    for name, source in masks.items():
+        apply_masks(data[name].root, source, dilate=grown)
     trainings.run(
         {
-            **{name: _Training(data[name].root, _GIVEN_MASKS) for name in folders},
+            **{name: _Training(data[name].root, _GIVEN_MASKS) for name in masks},
             "in_training": _Training(data["in_training"].root, _refine_midway(settings)),
         }
     )
@@ -162,21 +163,19 @@ def _copy(capture: DatasetPaths, root: Path) -> DatasetPaths:
     return copy
 
 
-class _MaskFolder:
-    """A folder of masks named like the frames, as the `MaskSource` of an apply."""
+class _WhiteIsTransient:
+    """A folder of masks of the frames, white = transient, as the `MaskSource` of an apply."""
 
-    def __init__(self, folder: Path, transient_is_white: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._transient_is_white = transient_is_white
 
     def mask_of(self, frame: DatasetFrame) -> FrameMask | None:
         """The mask of a training frame; None for evaluation frames, which have none."""
-        path = self._folder / f"{frame.name}.png"
-        if not path.is_file():
+        if frame.split == "eval":
             return None
+        path = self._folder / f"{PurePosixPath(frame.source).stem}.png"
         with PilImage.open(path) as image:
-            white = np.asarray(image.convert("L")) > 127
-        return FrameMask(TransientMask(white if self._transient_is_white else ~white))
+            return FrameMask(TransientMask(np.asarray(image.convert("L")) > 127))
 
 
 # --- trainings ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from t3dgs_masks.plugin.cpu import splatfacto_on
-from t3dgs_masks.plugin.trained_run import open_run
+from t3dgs_masks.plugin.trained_run import open_run, quiet_console
 from t3dgs_masks.types import Image
 
 
@@ -46,7 +46,7 @@ def evaluate_run(config_path: Path, device: torch.device) -> EvaluatedRun:
     """
     run = open_run(config_path, None, device)
     views = []
-    with splatfacto_on(device):
+    with splatfacto_on(device), quiet_console():
         for camera, data in run.datamanager.fixed_indices_eval_dataloader:
             outputs = run.model.get_outputs_for_camera(camera)
             photo = run.model.composite_with_background(

@@ -50,7 +50,7 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
     _settle_data(config, data)
     _settle_cache(config, device)
     on_cpu = splatfacto_on(device) if device.type == "cpu" else nullcontext()
-    with on_cpu, without_lpips(), _quiet_console():
+    with on_cpu, without_lpips(), quiet_console():
         pipeline = config.pipeline.setup(device=str(device), test_mode="val")
     datamanager, model = pipeline.datamanager, pipeline.model
     if not (isinstance(datamanager, FullImageDatamanager) and isinstance(model, SplatfactoModel)):
@@ -61,7 +61,7 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
     state = _read_checkpoint(checkpoint)
     pipeline.load_pipeline(state["pipeline"], state["step"])
     pipeline.eval()
-    with _quiet_console():
+    with quiet_console():
         _ = datamanager.cached_train  # read and undistorted now
     return TrainedRun(int(state["step"]), datamanager, model)
 
@@ -115,7 +115,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet_console() -> Iterator[None]:
+def quiet_console() -> Iterator[None]:
     """nerfstudio tells how it reads a dataset; our commands say what they do themselves."""
     was_quiet = CONSOLE.quiet
     CONSOLE.quiet = True
