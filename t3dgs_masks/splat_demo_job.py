@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image as PilImage
 
-from t3dgs_masks.config import DemoSettings, PromptsSettings, RefineSettings
-from t3dgs_masks.datasets.apply_masks import FrameMask, MaskSource, apply_masks, open_dataset_at
+from t3dgs_masks.apply_job import run_apply
+from t3dgs_masks.config import ApplySettings, DemoSettings, PromptsSettings, RefineSettings
+from t3dgs_masks.datasets.apply_masks import FrameMask, apply_masks
 from t3dgs_masks.datasets.dataset import DatasetFrame
-from t3dgs_masks.datasets.mask_folder import open_mask_folder
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.evaluation import EvaluatedRun, evaluate_run
@@ -113,18 +113,16 @@ def run_splat_demo(settings: DemoSettings, capture: DatasetPaths, root: Path) ->
             threads=settings.threads,
         )
     )
-    refined = open_dataset_at(data["refined"].root)
-    masks: dict[str, MaskSource] = {
-        "coarse": _WhiteIsTransient(prompts / "masks"),
-        "refined": open_mask_folder(result, refined),
-        "ground_truth": _WhiteIsTransient(capture.ground_truth),
-    }
     grown = max(1, round(DILATE / settings.train_scale))
-    for name, source in masks.items():
-        apply_masks(data[name].root, source, dilate=grown)
+    run_apply(ApplySettings(data["refined"].root, result, dilate=grown))
+    for name, masks in (("coarse", prompts / "masks"), ("ground_truth", capture.ground_truth)):
+        apply_masks(data[name].root, _WhiteIsTransient(masks), dilate=grown)
     trainings.run(
         {
-            **{name: _Training(data[name].root, _GIVEN_MASKS) for name in masks},
+            **{
+                name: _Training(data[name].root, _GIVEN_MASKS)
+                for name in ("coarse", "refined", "ground_truth")
+            },
             "in_training": _Training(data["in_training"].root, _refine_midway(settings)),
         }
     )
