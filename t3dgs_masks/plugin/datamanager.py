@@ -190,7 +190,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
             self._source = find_source(self)
             self._take_up_masks(trainer)
             self._check_refine_is_possible(trainer)
-        self._model(trainer).first_step = self.state.first_step
+            self._model(trainer).first_step = self.state.first_step
         return [
             TrainingCallback(
                 [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from torch import Tensor
 
+from t3dgs_masks.plugin.cpu import without_lpips
 from t3dgs_masks.plugin.datamanager import T3dgsDatamanager, T3dgsDatamanagerConfig
 from t3dgs_masks.plugin.method import t3dgs_splatfacto
 from t3dgs_masks.plugin.model import T3dgsSplatfactoModel, T3dgsSplatfactoModelConfig
@@ -33,13 +35,14 @@ def make_model(
     config = T3dgsSplatfactoModelConfig(**{**defaults, **options})
     config.robust.enabled = robust
     torch.manual_seed(7)
-    return T3dgsSplatfactoModel(
-        config,
-        scene_box=SceneBox(torch.tensor([[-1.0, -1, -1], [1, 1, 1]])),
-        num_train_data=NUM_VIEWS,
-        device="cpu",
-        seed_points=make_seed_points() if seed_points is None else seed_points,
-    )
+    with without_lpips():
+        return T3dgsSplatfactoModel(
+            config,
+            scene_box=SceneBox(torch.tensor([[-1.0, -1, -1], [1, 1, 1]])),
+            num_train_data=NUM_VIEWS,
+            device="cpu",
+            seed_points=make_seed_points() if seed_points is None else seed_points,
+        )
 
 
 def make_seed_points(count: int = NUM_POINTS) -> tuple[Tensor, Tensor]:
@@ -158,8 +161,6 @@ def write_mask(path: Path, keep: np.ndarray) -> None:
 
 def datamanager_config(data: Path, **options: Any) -> T3dgsDatamanagerConfig:
     """The method's own, for small images."""
-    from copy import deepcopy
-
     config = deepcopy(t3dgs_splatfacto.config.pipeline.datamanager)
     assert isinstance(config, T3dgsDatamanagerConfig)
     config.data = data
