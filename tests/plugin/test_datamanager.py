@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import tyro
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 
 from t3dgs_masks.config import RefineSettings
 from t3dgs_masks.datasets.apply_masks import revert_masks
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.plugin import datamanager as module
-from t3dgs_masks.plugin.datamanager import T3dgsDatamanager
-from t3dgs_masks.plugin.method import t3dgs_splatfacto
 from t3dgs_masks.plugin.model import REFINED_KEY
 from t3dgs_masks.plugin.stages import StageState, stage_folder
 from t3dgs_masks.types import BoolMask, FrameSequence
@@ -33,7 +29,6 @@ from tests.plugin.scenes import (
     NUM_VIEWS,
     WIDTH,
     make_datamanager,
-    make_model,
     make_trainer,
     train_steps,
     write_dataset,
@@ -500,35 +495,3 @@ def test_a_dataset_that_is_broken_is_one_line(
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "mask_path" in line
-
-
-# --- Options ----------------------------------------------------------------------------------
-
-
-def test_every_option_of_ours_has_a_help_text() -> None:
-    config = t3dgs_splatfacto.config.pipeline
-    ours = [config.datamanager, config.model]
-    checked = 0
-    while ours:
-        instance = ours.pop()
-        own = type(instance)
-        inherited = {
-            field.name for base in own.__mro__[1:] if is_dataclass(base) for field in fields(base)
-        }
-        for field in fields(instance):
-            value = getattr(instance, field.name)
-            if field.name in inherited or field.name == "_target":
-                continue
-            help_text = tyro._docstrings.get_field_docstring(own, field.name, ())
-            assert help_text, f"{own.__name__}.{field.name}"
-            checked += 1
-            if is_dataclass(value):
-                ours.append(value)
-    assert checked > 30
-
-
-def test_a_model_of_ours_is_made_by_the_method() -> None:
-    config = t3dgs_splatfacto.config
-    assert config.method_name == "t3dgs-splatfacto"
-    assert config.pipeline.datamanager._target is T3dgsDatamanager
-    assert isinstance(make_model(), config.pipeline.model._target)
