@@ -1,9 +1,16 @@
-"""Runs `gpu` tests where there is a GPU and says why not elsewhere."""
+"""Runs `gpu` tests where there is a GPU, says why not elsewhere, and trains the demo once."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import torch
+
+from t3dgs_masks import cli
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -12,3 +19,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@dataclass(frozen=True)
+class SplatDemo:
+    """What `t3dgs-masks demo --train` has left behind."""
+
+    root: Path
+    """Holds `capture/`, `masks/` and `splat/`."""
+    json: Path
+    printed: str
+
+    def config(self, name: str) -> Path:
+        """config.yml of one of its trainings."""
+        return self.root / "splat" / "runs" / name / "t3dgs-splatfacto" / "demo" / "config.yml"
+
+
+@pytest.fixture(scope="session")
+def splat_demo(tmp_path_factory: pytest.TempPathFactory) -> SplatDemo:
+    """The demo with its five trainings, at 64x48 and 250 steps: a minute or two."""
+    folder = tmp_path_factory.mktemp("splat_demo")
+    scores = folder / "scores.json"
+    args = ["demo", "--train", "--seed", "1", "--output-dir", str(folder), "--json", str(scores)]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = cli.main([*args, "--train-scale", "0.25", "--train-steps", "250"])
+    assert code == 0
+    return SplatDemo(folder / "seed_1", scores, printed.getvalue())
