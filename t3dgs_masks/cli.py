@@ -15,6 +15,7 @@ from t3dgs_masks import __version__
 from t3dgs_masks.config import (
     ApplySettings,
     DemoSettings,
+    EvaluateSettings,
     PrepareSettings,
     PromptsSettings,
     RefineSettings,
@@ -119,6 +120,22 @@ class Demo(DemoSettings):
         run_demo(self)
 
 
+@dataclass(frozen=True)
+class Evaluate(EvaluateSettings):
+    """Compare masks with true ones, per frame and in total.
+
+    Transient IoU, precision and recall; boundary F (DAVIS's, tolerance 0.8 % of the diagonal);
+    flicker: the share of pixels whose label changes from frame to frame otherwise than the true
+    one does; and the share of the static area that is masked, and so lost to training. Masks are
+    matched by file name; those that differ in scale alone are brought to the size of the true ones.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.evaluate_job import run_evaluate
+
+        run_evaluate(self)
+
+
 _LIST = Annotated[ModelsList, tyro.conf.subcommand("list")]
 _DOWNLOAD = Annotated[ModelsDownload, tyro.conf.subcommand("download")]
 _PATH = Annotated[ModelsPath, tyro.conf.subcommand("path")]
@@ -132,7 +149,8 @@ _PREPARE = Annotated[Prepare, tyro.conf.subcommand("prepare")]
 _APPLY = Annotated[Apply, tyro.conf.subcommand("apply")]
 _REVERT = Annotated[Revert, tyro.conf.subcommand("revert")]
 _PROMPTS = Annotated[Prompts, tyro.conf.subcommand("prompts")]
-_COMMANDS = _REFINE | _PREPARE | _PROMPTS | _APPLY | _REVERT | _DEMO | _MODELS
+_EVALUATE = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+_COMMANDS = _REFINE | _PREPARE | _PROMPTS | _APPLY | _REVERT | _EVALUATE | _DEMO | _MODELS
 
 
 def parse(args: Sequence[str] | None = None) -> Command:

@@ -266,3 +266,31 @@ class RevertSettings:
     leave the JSON file, and masks that were drawn on are not removed."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+GivenPolarity = Literal["auto", "white-transient", "white-static"]
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Everything that comparing masks with the truth is told."""
+
+    pred: Path
+    """The masks to judge: a result folder of `refine`, a prompt folder, or a folder of masks."""
+    gt: Path
+    """The true masks, named like those. White may mean transient or static."""
+    coarse: Path | None = None
+    """What the refine was given (a prompt folder, or masks): shows what became better or worse."""
+    json: Path | None = None
+    """Write all scores, per frame and in total, to this file."""
+    per_frame: bool = False
+    """Print every frame rather than the worst."""
+    pred_polarity: GivenPolarity = "auto"
+    """What white means in --pred. auto knows result folders, and tells others by area: what is
+    transient is the smaller part."""
+    gt_polarity: GivenPolarity = "auto"
+    """What white means in --gt."""
+    coarse_polarity: GivenPolarity = "auto"
+    """What white means in --coarse."""
+    debug: bool = False
+    """Show the traceback of an error."""
