@@ -51,7 +51,9 @@ class T3dgsSplatfactoModel(SplatfactoModel):
         self.first_step = 0
         """Step of the trainer at which these Gaussians were seeded (see `restart`)."""
         self._target: Tensor | None = None  # [h, w, 3], what the loss compares with right now
-        self._seeded = {name: value.detach().clone() for name, value in self.gauss_params.items()}
+        self._seeded = {
+            name: value.detach().to("cpu", copy=True) for name, value in self.gauss_params.items()
+        }
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         with splatfacto_on(self.device):
@@ -106,8 +108,8 @@ class T3dgsSplatfactoModel(SplatfactoModel):
         """[h, w, 1] bool, True = learn from it; None: from all pixels."""
         keep = None
         if "mask" in batch:
-            mask = self._downscale_if_required(batch["mask"].float())
-            keep = mask.to(self.device) > _KEEP_WHOLE
+            mask = self._downscale_if_required(batch["mask"].to(self.device).float())
+            keep = mask > _KEEP_WHOLE
         if self._uses_robust_mask(batch):
             robust = ~self.robust_mask.transient((rgb - photo).abs().mean(dim=-1))[..., None]
             keep = robust if keep is None else keep & robust
@@ -135,7 +137,7 @@ class T3dgsSplatfactoModel(SplatfactoModel):
         """
         self.gauss_params = torch.nn.ParameterDict(
             {
-                name: torch.nn.Parameter(value.clone().to(self.device))
+                name: torch.nn.Parameter(value.to(self.device, copy=True))
                 for name, value in self._seeded.items()
             }
         )
@@ -145,6 +147,20 @@ class T3dgsSplatfactoModel(SplatfactoModel):
         optimizers.parameters.update(fresh.parameters)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.first_step = step
+
+    def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> None:
+        """Load a checkpoint of any number of Gaussians, into the parameters that there are.
+
+        Splatfacto puts new parameters in their place. The optimizers of a resumed training have
+        the old ones, and would train nothing until Gaussians are next split (nerfstudio 1.1.5).
+        """
+        parameters = {name: parameter for name, parameter in self.gauss_params.items()}
+        try:
+            super().load_state_dict(dict, **kwargs)
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = self.gauss_params[name].data
+                self.gauss_params[name] = parameter
 
     def step_cb(self, optimizers: Optimizers, step: int) -> None:
         super().step_cb(optimizers, step - self.first_step)
