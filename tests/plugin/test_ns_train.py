@@ -6,19 +6,28 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
 from PIL import Image
 
 from t3dgs_masks.datasets.apply_masks import revert_masks
+from t3dgs_masks.plugin.cpu import splatfacto_on, without_lpips
+from t3dgs_masks.plugin.method import t3dgs_splatfacto
 from t3dgs_masks.synthetic.capture import CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import half_trained_prompts
 from t3dgs_masks.synthetic.dataset import DatasetPaths, write_nerfstudio
-from tests.plugin.ns_commands import Training, at_once, train
+from tests.plugin.ns_commands import Finished, Training, at_once, run, train
+from tests.plugin.scenes import make_datamanager
 
 FRAMES, STEPS, REFINE_AT = 14, 90, 70
 REFINE = ("--pipeline.datamanager.refine-steps", REFINE_AT)
@@ -102,9 +111,9 @@ def test_training_with_a_refine_says_what_it_does(runs: Runs) -> None:
     said = runs.whole.finished.ok().said
     told = [
         f"t3dgs-masks: refining masks (stage 1) before step {REFINE_AT}",
+        "t3dgs-masks: masks written to",
         "t3dgs-masks: stage 1 done in",
         "of the training pixels are masked now",
-        "t3dgs-masks: masks written to",
         "Training Finished",
     ]
     positions = [said.index(text) for text in told]
@@ -186,3 +195,226 @@ def test_a_killed_refine_is_redone_with_the_same_result(runs: Runs) -> None:
     assert files_below(resumed.binary_masks) == files_below(whole.binary_masks)
     assert runs.resumed.stage_state(STEPS - 1)["run_dir"] == str(runs.resumed.run_dir)
     assert runs.resumed.load(STEPS - 1)["step"] == STEPS - 1
+
+
+# --- Resumed after the refine, elsewhere; restarted -------------------------------------------
+
+RESTART_AT = 30
+
+
+@dataclass(frozen=True)
+class LaterRuns:
+    """Further trainings."""
+
+    moved_to: Path
+    from_moved: Training
+    """Resumed from a run whose folder was moved there, with a dataset that has no masks."""
+    restarted: Training
+
+
+@pytest.fixture(scope="module")
+def later_runs(runs: Runs, workshop: Workshop) -> LaterRuns:
+    runs.resumed.finished.ok()
+    moved_to = workshop.root / "moved" / "elsewhere"
+    moved_to.parent.mkdir()
+    shutil.copytree(runs.resumed.run_dir, moved_to)
+    hidden = runs.resumed.run_dir.rename(workshop.root / "hidden")
+    from_moved, restarted = at_once(
+        partial(
+            workshop.train,
+            "from_moved",
+            5,
+            *REFINE,
+            *("--load-dir", moved_to / "nerfstudio_models"),
+        ),
+        partial(
+            workshop.train,
+            "restarted",
+            RESTART_AT + 3,
+            *("--pipeline.datamanager.refine-steps", RESTART_AT),
+            *("--pipeline.datamanager.after-refine", "restart"),
+            *("--save-only-latest-checkpoint", "False"),
+        ),
+    )
+    hidden.rename(runs.resumed.run_dir)
+    return LaterRuns(moved_to, from_moved, restarted)
+
+
+def test_a_finished_refine_is_not_redone(later_runs: LaterRuns, workshop: Workshop) -> None:
+    run = later_runs.from_moved
+    said = run.finished.ok().said
+    assert "training goes on with the masks in" in said
+    assert "refining masks" not in said
+    assert not (run.run_dir / "t3dgs_masks").exists()
+    assert run.stage_state(STEPS + 4) == {
+        "version": 1,
+        "stages_done": 1,
+        "run_dir": str(later_runs.moved_to),  # where its own masks are, now and for later runs
+        "first_step": 0,
+    }
+    assert not (workshop.root / "from_moved_data" / "masks").exists()
+
+
+def test_a_restart_begins_at_the_seed_points(later_runs: LaterRuns, workshop: Workshop) -> None:
+    run = later_runs.restarted
+    run.finished.ok()
+    seeds = make_datamanager(workshop.capture.root).train_dataparser_outputs.metadata
+    restarted, later = run.load(RESTART_AT - 1), run.load(RESTART_AT + 2)
+    means = "_model.gauss_params.means"
+    assert torch.equal(restarted["pipeline"][means], seeds["points3D_xyz"])
+    assert not restarted["optimizers"]["means"]["state"]
+    assert restarted["schedulers"]["means"]["last_epoch"] == 0
+    assert restarted["pipeline"]["datamanager._extra_state"]["first_step"] == RESTART_AT
+    assert later["schedulers"]["means"]["last_epoch"] == 3
+    moved = (later["pipeline"][means] - seeds["points3D_xyz"]).abs().max()
+    assert 0 < moved < 0.1
+    assert later["pipeline"]["datamanager._extra_state"]["first_step"] == RESTART_AT
+
+
+# --- What reads checkpoints -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def readers(runs: Runs, workshop: Workshop) -> tuple[Finished, Finished, Finished]:
+    """Evaluated, rendered, exported."""
+    runs.whole.finished.ok()
+    root, config = workshop.root, ("--load-config", runs.whole.config)
+    evaluated, rendered, exported = at_once(
+        partial(run, "ns-eval", *config, "--output-path", root / "scores.json"),
+        partial(
+            run,
+            *("ns-render", "dataset", *config, "--output-path", root / "renders"),
+            *("--rendered-output-names", "rgb", "--image-format", "png", "--split", "test"),
+        ),
+        partial(run, "ns-export", "gaussian-splat", *config, "--output-dir", root / "splat"),
+    )
+    return evaluated, rendered, exported
+
+
+def test_ns_eval(readers: tuple[Finished, ...], workshop: Workshop) -> None:
+    readers[0].ok()
+    scores = json.loads((workshop.root / "scores.json").read_text())
+    assert scores["method_name"] == "t3dgs-splatfacto"
+    assert scores["results"]["psnr"] > 20
+
+
+def test_ns_render(readers: tuple[Finished, ...], workshop: Workshop) -> None:
+    readers[1].ok()
+    renders = sorted((workshop.root / "renders" / "test" / "rgb").iterdir())
+    assert [path.stem for path in renders] == ["eval_0001", "eval_0002", "eval_0003"]
+    for path in renders:
+        render = np.asarray(Image.open(path), np.float64)[..., :3]
+        photo = np.asarray(Image.open(workshop.capture.eval_images / path.name), np.float64)
+        assert np.abs(render - photo).mean() < 20
+
+
+def test_ns_export(readers: tuple[Finished, ...], runs: Runs, workshop: Workshop) -> None:
+    readers[2].ok()
+    header = (workshop.root / "splat" / "splat.ply").read_bytes()[:400].decode("ascii", "replace")
+    exported = int(header.split("element vertex ")[1].split()[0])
+    trained = len(runs.whole.load(STEPS - 1)["pipeline"]["_model.gauss_params.means"])
+    assert 0.5 * trained < exported <= trained
+
+
+def stock_pipeline(data: Path) -> Pipeline:
+    """Splatfacto as nerfstudio configures it, made to run on a CPU."""
+    parser = NerfstudioDataParserConfig(load_3D_points=True, data=data)
+    config = VanillaPipelineConfig(
+        datamanager=FullImageDatamanagerConfig(dataparser=parser), model=SplatfactoModelConfig()
+    )
+    with splatfacto_on("cpu"), without_lpips():
+        return config.setup(device="cpu", test_mode="test")
+
+
+def own_pipeline(data: Path) -> Pipeline:
+    config = deepcopy(t3dgs_splatfacto.config.pipeline)
+    config.datamanager.data = data
+    with without_lpips():
+        return config.setup(device="cpu", test_mode="test")
+
+
+def first_render(pipeline: Pipeline) -> torch.Tensor:
+    pipeline.eval()
+    camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    with splatfacto_on("cpu"):
+        return pipeline.model.get_outputs_for_camera(camera)["rgb"]
+
+
+def test_stock_splatfacto_reads_our_checkpoints_and_we_read_its(
+    runs: Runs, workshop: Workshop, tmp_path: Path
+) -> None:
+    checkpoint = runs.whole.load(STEPS - 1)
+    ours, stock = own_pipeline(workshop.capture.root), stock_pipeline(workshop.capture.root)
+    for pipeline in (ours, stock):
+        pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
+    assert type(stock.model) is SplatfactoModel
+    render = first_render(ours)
+    photo = np.asarray(Image.open(workshop.capture.eval_images / "eval_0001.png"))
+    assert (render - torch.from_numpy(photo / 255)).abs().mean() < 20 / 255
+    assert torch.equal(first_render(stock), render)
+    assert ours.datamanager.get_extra_state()["stages_done"] == 1
+
+    torch.save(stock.state_dict(), tmp_path / "stock.ckpt")
+    again = own_pipeline(workshop.capture.root)
+    again.load_pipeline(torch.load(tmp_path / "stock.ckpt"), checkpoint["step"])
+    assert torch.equal(first_render(again), render)
+    assert again.datamanager.get_extra_state()["stages_done"] == 0
+
+
+# --- Help and refusals ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Commands that train nothing."""
+
+    help: Finished
+    two_devices: Training
+    unknown_checkpoint: Training
+    missing_image: Training
+
+
+@pytest.fixture(scope="module")
+def refusals(workshop: Workshop) -> Refusals:
+    def miss_an_image() -> Training:
+        data = workshop.copy("incomplete")
+        (data / "images" / "frame_00003.png").unlink()
+        return train(data, workshop.root / "runs", "missing_image", STEPS, *REFINE)
+
+    unknown = ("--pipeline.datamanager.refiner.sam2-checkpoint", "sam2-hiera-smoll")
+    return Refusals(
+        *at_once(
+            partial(run, "ns-train", "--help"),
+            partial(workshop.train, "two_devices", STEPS, "--machine.num-devices", 2),
+            partial(workshop.train, "unknown_checkpoint", STEPS, *REFINE, *unknown),
+            miss_an_image,
+        )
+    )
+
+
+def test_the_method_is_listed(refusals: Refusals) -> None:
+    said = refusals.help.ok().said
+    assert "t3dgs-splatfacto" in said
+    assert "Splatfacto that masks what moves" in said
+
+
+def test_two_devices_are_refused_before_anything_is_written(refusals: Refusals) -> None:
+    training = refusals.two_devices
+    assert "trains on one device, but 2 were asked for" in training.finished.refused()
+    assert not training.run_dir.exists()
+
+
+def test_an_unknown_checkpoint_is_refused_before_the_first_step(refusals: Refusals) -> None:
+    training = refusals.unknown_checkpoint
+    assert "sam2-hiera-smoll" in training.finished.refused()
+    assert training.finished.code == 2
+    assert not list(training.run_dir.rglob("*.ckpt"))
+    assert "Caching" not in training.finished.said  # no training image was read yet
+
+
+def test_a_missing_image_is_one_line(refusals: Refusals, workshop: Workshop) -> None:
+    training = refusals.missing_image
+    assert "frame_00003.png, which does not exist" in training.finished.refused()
+    complete = files_below(workshop.capture.root)
+    complete.pop("images/frame_00003.png")
+    assert files_below(workshop.root / "incomplete") == complete
