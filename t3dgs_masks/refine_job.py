@@ -86,7 +86,7 @@ class _Inputs:
 
 
 @dataclass
-class _Networks:
+class Networks:
     """The two networks behind the Protocols, and what counts their calls."""
 
     sam2: LoadedSam2
@@ -107,6 +107,8 @@ def run_refine(
     settings: RefineSettings,
     frames: SourceFrames | None = None,
     manifest: Manifest | None = None,
+    *,
+    adapt_networks: Callable[[Networks], None] | None = None,
 ) -> RefineOutcome:
     """Run one refine and print its summary.
 
@@ -115,6 +117,7 @@ def run_refine(
         frames: refine these instead of opening `settings.video_path` (whose selection and
             `resolution` then do not apply).
         manifest: where those `frames` came from, in their order; it becomes part of the result.
+        adapt_networks: may wrap proposer and tracker before they are used (for measurements).
 
     Raises:
         UserError: bad inputs or settings; nothing is written then.
@@ -140,6 +143,8 @@ def run_refine(
         with folder.begin(frames.names, frames.source_height, frames.source_width) as staged:
             with _memory_advice():
                 networks = _load_networks(settings, frames, progress)
+                if adapt_networks is not None:
+                    adapt_networks(networks)
                 result = _run_algorithm(settings, inputs, networks, progress)
             writing = time.perf_counter()
             transient_share = _write_masks(staged, result, settings, inputs, progress)
@@ -239,7 +244,7 @@ def _uses_sam1(settings: RefineSettings) -> bool:
 
 def _load_networks(
     settings: RefineSettings, frames: FrameSequence, progress: RichProgress
-) -> _Networks:
+) -> Networks:
     sam1 = None
     with progress.stage("loading networks"):
         sam2 = load_sam2(
@@ -260,7 +265,7 @@ def _load_networks(
     if settings.feature_cache_gb is not None:
         budget = int(settings.feature_cache_gb * 1e9)
     features = FrameFeatureCache(sam2.model, frames, sam2.precision, budget)
-    networks = _Networks(
+    networks = Networks(
         sam2,
         sam1,
         _proposer(settings, sam2, sam1, features),
@@ -303,7 +308,7 @@ def _tracker(settings: RefineSettings, sam2: LoadedSam2, features: FrameFeatureC
 
 
 def _run_algorithm(
-    settings: RefineSettings, inputs: _Inputs, networks: _Networks, progress: RichProgress
+    settings: RefineSettings, inputs: _Inputs, networks: Networks, progress: RichProgress
 ) -> RefineResult:
     frames = inputs.frames
     try:
@@ -391,7 +396,7 @@ def _records(result: RefineResult) -> list[MaskletRecord]:
 
 def _report(
     result: RefineResult,
-    networks: _Networks,
+    networks: Networks,
     inputs: _Inputs,
     seconds: Mapping[str, float],
     running_time: float,

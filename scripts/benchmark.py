@@ -1,0 +1,654 @@
+"""How fast and how large a refine is, beside the official predictor and beside what is possible.
+
+    python scripts/benchmark.py --frames 40 --objects 1 3 8 --conditioning 10
+    python scripts/benchmark.py --preset memory --json memory.json
+
+Both trackers run whole refines, from files to files, one after the other and in turns, each in a
+process of its own, on the same frames and prompts. `official` is `--tracker official`: the stock
+video predictor, restarted, given every mask again, and encoding again, as the reference does.
+
+What is exact and what is not: the discs on the frames are found and tracked by the real networks,
+whose every call happens and counts, but what they answer is then replaced by the discs
+themselves, one pixel larger with every pass. Weights may therefore be random, the number of
+objects is K on every frame for both trackers, and every mask changes in every pass, which is the
+worst case for a cache.
+
+Times are wall times; CPU seconds of the process stand beside them, because they hold still when
+something else runs on the machine.
+
+The floor is the sum of the network calls that nobody could leave out, each at its own time in the
+same run (the median of its calls of that shape): every image once; one memory attention and one
+mask decoder call per frame and pass for all objects together; one memory per frame passed, again
+for all objects together; and one memory and one object pointer for every different mask that the
+tracker was conditioned on. Pixels, files, prompts and everything else count as zero in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from t3dgs_masks.config import RefineConfig, RefineSettings
+from t3dgs_masks.refine_job import Networks, run_refine
+from t3dgs_masks.sam.model_configs import build_predictor, find_config, parse_model_section
+from t3dgs_masks.types import (
+    BoolMask,
+    Proposal,
+    Proposer,
+    Rle,
+    TrackedFrame,
+    TrackedObject,
+    Tracker,
+)
+
+TrackerName = Literal["sam2", "official"]
+
+PRESETS = Path(__file__).parent.parent / "configs"
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure refines of generated frames."""
+
+    frames: tuple[int, ...] = (40,)
+    """N, how many frames; several lengths also tell how memory grows with them."""
+    objects: tuple[int, ...] = (3,)
+    """K, how many objects."""
+    conditioning: int = 10
+    """M, how many frames the tracker is conditioned on (`--memory-size`)."""
+    size: str = "256"
+    """Frame size in pixels: S for squares, or WIDTHxHEIGHT."""
+    model: str = "sam2.1_hiera_t"
+    """A SAM2 configuration, which gets random weights, or a checkpoint (tiny-synthetic)."""
+    network_size: int | None = 256
+    """Side of the square that the network sees; only with random weights."""
+    trackers: tuple[TrackerName, ...] = ("sam2", "official")
+    """What to compare."""
+    repeats: int = 1
+    """Runs of each, in turns; the median counts."""
+    cache_frames: int | None = None
+    """Only so many frames' features fit into the cache. Default: what `refine` does by itself."""
+    overlay: bool = True
+    """Write overlay.mp4."""
+    device: str = "auto"
+    """auto, cuda, cuda:<number>, mps or cpu."""
+    threads: int | None = None
+    """CPU threads. Default: all cores."""
+    preset: str | None = None
+    """Settings from configs/benchmark_<preset>.yaml, or from a file; flags win over them."""
+    json: Path | None = None
+    """Write the rows to this file too."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One refine."""
+
+    tracker: TrackerName
+    frames: int
+    objects: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one case took; times in seconds, memory in MiB."""
+
+    tracker: TrackerName
+    frames: int
+    objects: int
+    conditioning: int
+    size: str
+    model: str
+    image_encodings_per_frame: float
+    memory_encodings_per_frame: float
+    memory_attentions_per_frame: float
+    mask_decodings_per_frame: float
+    seconds: float
+    """From the settings to the published result; imports not counted."""
+    cpu_seconds: float
+    """Of all threads of the process, likewise."""
+    stage_seconds: dict[str, float]
+    floor_seconds: float
+    """At the unit times of `sam2`, if it was run."""
+    floor_cpu_seconds: float
+    over_floor: float
+    """`seconds` over the floor."""
+    cpu_over_floor: float
+    official_over_this: float | None
+    """How many times as long the official predictor took."""
+    official_cpu_over_this: float | None
+    peak_rss_mb: float
+    rss_growth_mb_per_frame: float
+    """Between the shortest and the longest sequence if there are several, else from the first
+    frame to the peak."""
+    peak_vram_mb: float | None
+    bytes_written_per_frame: float
+    reference_bytes_per_frame: int
+    """What the reference writes: every object of every frame as float32."""
+    unit_cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+
+# --- the scene ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Discs:
+    """K discs that sway, each in its own cell of a grid, so that they never touch."""
+
+    num_objects: int
+    height: int
+    width: int
+
+    @property
+    def radius(self) -> float:
+        return 0.28 * min(self._cell)
+
+    @property
+    def _columns(self) -> int:
+        aspect = self.width / self.height
+        return max(1, min(self.num_objects, round((self.num_objects * aspect) ** 0.5)))
+
+    @property
+    def _cell(self) -> tuple[float, float]:
+        rows = -(-self.num_objects // self._columns)
+        return self.height / rows, self.width / self._columns
+
+    def mask(self, frame_idx: int, slot: int, grown_px: int = 0) -> BoolMask:
+        """[H, W] bool of one disc."""
+        cell_height, cell_width = self._cell
+        row, column = divmod(slot, self._columns)
+        sway = 0.12 * min(self._cell)
+        angle = 0.3 * frame_idx + slot
+        x = round((column + 0.5) * cell_width + sway * np.cos(angle))
+        y = round((row + 0.5) * cell_height + sway * np.sin(angle))
+        canvas = np.zeros((self.height, self.width), np.uint8)
+        cv2.circle(canvas, (x, y), round(self.radius) + grown_px, 1, -1)
+        return canvas.astype(bool)
+
+    def write(self, root: Path, num_frames: int) -> None:
+        """Frames to root/frames, coarse masks and residuals to root/prompts."""
+        rng = np.random.default_rng(0)
+        noise = rng.integers(40, 200, (self.height // 8 + 1, self.width // 8 + 1, 3), np.uint8)
+        background = cv2.resize(noise, (self.width, self.height))
+        colours = rng.integers(0, 255, (self.num_objects, 3))
+        for folder in ("frames", "prompts/masks", "prompts/diffs"):
+            (root / folder).mkdir(parents=True)
+        for frame_idx in range(num_frames):
+            image, coarse = background.copy(), np.zeros((self.height, self.width), bool)
+            for slot, colour in enumerate(colours):
+                mask = self.mask(frame_idx, slot)
+                image[mask] = colour
+                coarse |= mask
+            white = coarse.astype(np.uint8) * 255
+            name = f"{frame_idx:05d}"
+            cv2.imwrite(str(root / "frames" / f"{name}.jpg"), image)
+            cv2.imwrite(str(root / "prompts" / "masks" / f"{name}.png"), white)
+            cv2.imwrite(str(root / "prompts" / "diffs" / f"{name}.png"), white // 2)
+
+
+class DiscProposer:
+    """Asks the real proposer, then says the discs, on the first frame only."""
+
+    def __init__(self, real: Proposer, discs: Discs) -> None:
+        self._real = real
+        self._discs = discs
+
+    def propose(self, frame_idx: int, points_xy: NDArray[np.float32]) -> list[Proposal]:
+        self._real.propose(frame_idx, points_xy)
+        if frame_idx > 0:
+            return []
+        return [
+            Proposal(self._discs.mask(0, slot), 1.0, 1.0, (0.0, 0.0))
+            for slot in range(self._discs.num_objects)
+        ]
+
+
+class DiscTracker:
+    """Asks the real tracker, then says the discs, a pixel larger each time a frame comes up.
+
+    Takes down what could not have been avoided.
+    """
+
+    def __init__(self, real: Tracker, discs: Discs) -> None:
+        self._real = real
+        self._discs = discs
+        self._visits: Counter[int] = Counter()
+        self.conditioned: set[tuple[int, Rle]] = set()
+        self.steps = 0
+        self.steps_remembered = 0  # those that a later step of the same propagation follows
+        self.rss_at_first_step_mb: float | None = None
+
+    def forget(self) -> None:
+        self._real.forget()
+
+    def condition(self, frame_idx: int, object_id: int, mask: Rle) -> None:
+        self.conditioned.add((frame_idx, mask))
+        self._real.condition(frame_idx, object_id, mask)
+
+    def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
+        for position, tracked in enumerate(self._real.propagate(start_frame_idx, reverse=reverse)):
+            if self.rss_at_first_step_mb is None:
+                self.rss_at_first_step_mb = rss_mb()
+            self.steps += 1
+            self.steps_remembered += position > 0
+            grown_px = self._visits[tracked.frame_idx]
+            self._visits[tracked.frame_idx] += 1
+            yield TrackedFrame(
+                tracked.frame_idx,
+                tuple(
+                    TrackedObject(
+                        found.object_id,
+                        self._discs.mask(tracked.frame_idx, found.object_id - 1, grown_px),
+                        10.0,
+                    )
+                    for found in tracked.objects
+                ),
+            )
+
+
+# --- one run, in a process of its own -------------------------------------------------------------
+
+_UNITS = {
+    "image_encoder": "image_encoder",
+    "memory_encoder": "memory_encoder",
+    "memory_attention": "memory_attention",
+    "mask_decoder": "sam_mask_decoder",
+}
+_Shape = tuple[int, ...]
+_Times = dict[str, dict[_Shape, list[float]]]  # network -> shape of a call -> seconds
+
+
+class UnitTimes:
+    """Wall and CPU time of every call of the networks, by the shapes that went in."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.wall: _Times = {name: defaultdict(list) for name in _UNITS}
+        self.cpu: _Times = {name: defaultdict(list) for name in _UNITS}
+        self._device = device
+        # What other threads do beside the network is not the network's time.
+        self._cpu_time = time.thread_time if torch.get_num_threads() == 1 else time.process_time
+        self._begun: dict[str, tuple[float, float]] = {}
+        for name, path in _UNITS.items():
+            module = model.get_submodule(path)
+            module.register_forward_pre_hook(self._begin(name), with_kwargs=True)
+            module.register_forward_hook(self._end(name), with_kwargs=True)
+
+    def _begin(self, name: str) -> Any:
+        def hook(*_: Any) -> None:
+            self._begun[name] = self._now()
+
+        return hook
+
+    def _end(self, name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
+            wall, cpu = self._now()
+            begun_wall, begun_cpu = self._begun[name]
+            shape = _shape(name, args, kwargs)
+            self.wall[name][shape].append(wall - begun_wall)
+            self.cpu[name][shape].append(cpu - begun_cpu)
+
+        return hook
+
+    def _now(self) -> tuple[float, float]:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter(), self._cpu_time()
+
+
+def _shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Shape:
+    """What the time of a call depends on: batch size, and tokens of memory."""
+    if name == "memory_attention":
+        memory: Tensor = kwargs["memory"]
+        return memory.shape[1], memory.shape[0]
+    if name == "mask_decoder":
+        # Point prompts (proposals) come as sparse embeddings; for tracking there is a dummy one.
+        sparse: Tensor = kwargs["sparse_prompt_embeddings"]
+        return sparse.shape[0], sparse.shape[1]
+    return (args[0].shape[0],)
+
+
+def rss_mb() -> float:
+    """Resident memory of this process now, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+
+
+def written_bytes() -> int:
+    """Bytes that this process has handed to the system for writing so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("wchar")))
+
+
+def run_case(settings: Benchmark, case: Case, scene: Path, checkpoint: str) -> dict[str, Any]:
+    """Run one refine; a JSON object of what it took."""
+    width, height = _parse_size(settings.size)
+    discs = Discs(case.objects, height, width)
+    seen: list[tuple[DiscTracker, UnitTimes]] = []
+
+    def adapt(networks: Networks) -> None:
+        tracker = DiscTracker(networks.tracker, discs)
+        seen.append((tracker, UnitTimes(networks.sam2.model, networks.sam2.device)))
+        networks.tracker = tracker
+        networks.proposer = DiscProposer(networks.proposer, discs)
+
+    with tempfile.TemporaryDirectory(dir=scene.parent) as out:
+        refine_settings = RefineSettings(
+            video_path=scene / "frames",
+            prompt_dir=scene / "prompts",
+            prompt_polarity="white-transient",
+            result_dir=Path(out) / "result",
+            sam2_checkpoint=checkpoint,
+            tracker=case.tracker,
+            algorithm=RefineConfig(max_conditioning_frames=settings.conditioning),
+            overlay=settings.overlay,
+            device=settings.device,
+            threads=settings.threads,
+            feature_cache_gb=_cache_gb(settings),
+        )
+        written, cpu_seconds = written_bytes(), time.process_time()
+        outcome = run_refine(refine_settings, adapt_networks=adapt)
+        written, cpu_seconds = written_bytes() - written, time.process_time() - cpu_seconds
+    assert outcome.result is not None
+    assert outcome.report is not None
+    report, (tracker, units) = outcome.report, seen[0]
+    assert tracker.rss_at_first_step_mb is not None
+    assert len(outcome.result.verdicts) == case.objects
+    peak_rss_mb = report.peak_rss_mb or rss_mb()
+    return {
+        "counts": asdict(report.counts),
+        "seconds": report.running_time,
+        "stage_seconds": dict(report.seconds),
+        "cpu_seconds": cpu_seconds,
+        "floor": floor(tracker, units.wall, case),
+        "cpu_floor": floor(tracker, units.cpu, case),
+        "peak_rss_mb": peak_rss_mb,
+        "rss_growth_mb": peak_rss_mb - tracker.rss_at_first_step_mb,
+        "peak_vram_mb": report.peak_vram_mb,
+        "written_bytes": written,
+        "unit_cpu_seconds": {
+            f"{name} {'x'.join(map(str, shape))}": statistics.median(times)
+            for name, by_shape in units.cpu.items()
+            for shape, times in sorted(by_shape.items())
+        },
+    }
+
+
+def floor(tracker: DiscTracker, seen: _Times, case: Case) -> float:
+    """Seconds of the calls that could not have been avoided (see the module's text)."""
+    medians = {
+        name: {shape: statistics.median(times) for shape, times in by_shape.items()}
+        for name, by_shape in seen.items()
+    }
+
+    def unit(name: str, *shape: int) -> float:
+        """Of the shape, or in proportion of the batch size nearest to it that was seen."""
+        known = medians[name]
+        near = min(known, key=lambda s: (s[1:] != shape[1:], abs(s[0] - shape[0])))
+        return known[near] * shape[0] / near[0]
+
+    batch = case.objects
+    attention = seen["memory_attention"]
+    # A call per object costs the official predictor what it costs; ours are counted as batches.
+    seconds = sum(medians["memory_attention"][shape] * len(attention[shape]) for shape in attention)
+    seconds += case.frames * unit("image_encoder", 1)
+    seconds += tracker.steps * unit("mask_decoder", batch, 2)
+    seconds += tracker.steps_remembered * unit("memory_encoder", batch)
+    conditionings = len(tracker.conditioned) / batch
+    seconds += conditionings * (unit("mask_decoder", batch, 2) + unit("memory_encoder", batch))
+    for shape, times in seen["mask_decoder"].items():
+        if shape[1] > 2:  # the proposals of the first frame
+            seconds += len(times) * medians["mask_decoder"][shape]
+    return seconds
+
+
+# --- all runs -------------------------------------------------------------------------------------
+
+
+def measure(settings: Benchmark) -> list[Row]:
+    """Run every case `repeats` times, alternating, and put the figures together."""
+    results: dict[Case, list[dict[str, Any]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        checkpoint = _checkpoint(settings, root)
+        width, height = _parse_size(settings.size)
+        cases = [
+            Case(tracker, num_frames, num_objects)
+            for num_frames in settings.frames
+            for num_objects in settings.objects
+            for tracker in settings.trackers
+        ]
+        for case in cases:
+            scene = _scene(root, case)
+            if not scene.exists():
+                Discs(case.objects, height, width).write(scene, case.frames)
+        for _ in range(settings.repeats):
+            for case in cases:
+                result = _in_own_process(settings, case, _scene(root, case), checkpoint)
+                results[case].append(result)
+                sys.stderr.write(
+                    f"{case.tracker}, {case.frames} frames, {case.objects} objects: "
+                    f"{result['seconds']:.1f} s\n"
+                )
+    return [_row(settings, case, results) for case in results]
+
+
+def _scene(root: Path, case: Case) -> Path:
+    return root / f"scene_{case.frames}_{case.objects}"
+
+
+def _in_own_process(
+    settings: Benchmark, case: Case, scene: Path, checkpoint: str
+) -> dict[str, Any]:
+    job = {
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("json", "preset")},
+        "case": asdict(case),
+        "scene": str(scene),
+        "checkpoint": checkpoint,
+    }
+    with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, __file__, "--worker", json.dumps(job), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{case} failed:\n{done.stderr[-4000:]}")
+        return json.loads(answer.read_text())
+
+
+def work(job_text: str, answer: Path) -> None:
+    """What the process of one run does."""
+    job = json.loads(job_text)
+    settings = Benchmark(**job["settings"])
+    result = run_case(settings, Case(**job["case"]), Path(job["scene"]), job["checkpoint"])
+    answer.write_text(json.dumps(result))
+
+
+def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any]]]) -> Row:
+    runs = results[case]
+    typical = _typical(runs)
+    per_frame = {name: count / case.frames for name, count in typical["counts"].items()}
+    official = results.get(replace(case, tracker="official"))
+    ours = results.get(replace(case, tracker="sam2"))
+    floors = ours or runs
+    floor_seconds = statistics.median(run["floor"] for run in floors)
+    floor_cpu_seconds = statistics.median(run["cpu_floor"] for run in floors)
+    width, height = _parse_size(settings.size)
+    return Row(
+        tracker=case.tracker,
+        frames=case.frames,
+        objects=case.objects,
+        conditioning=settings.conditioning,
+        size=settings.size,
+        model=settings.model,
+        image_encodings_per_frame=per_frame["image_encoder"],
+        memory_encodings_per_frame=per_frame["memory_encoder"],
+        memory_attentions_per_frame=per_frame["memory_attention"],
+        mask_decodings_per_frame=per_frame["mask_decoder"],
+        seconds=typical["seconds"],
+        stage_seconds=typical["stage_seconds"],
+        cpu_seconds=typical["cpu_seconds"],
+        floor_seconds=floor_seconds,
+        floor_cpu_seconds=floor_cpu_seconds,
+        over_floor=typical["seconds"] / floor_seconds,
+        cpu_over_floor=typical["cpu_seconds"] / floor_cpu_seconds,
+        official_over_this=_ratio("seconds", official, typical),
+        official_cpu_over_this=_ratio("cpu_seconds", official, typical),
+        peak_rss_mb=typical["peak_rss_mb"],
+        rss_growth_mb_per_frame=_rss_growth(case, results),
+        peak_vram_mb=typical["peak_vram_mb"],
+        bytes_written_per_frame=typical["written_bytes"] / case.frames,
+        reference_bytes_per_frame=4 * case.objects * height * width,
+        unit_cpu_seconds=typical["unit_cpu_seconds"],
+    )
+
+
+def _ratio(
+    what: str, official: list[dict[str, Any]] | None, typical: dict[str, Any]
+) -> float | None:
+    return None if official is None else _typical(official)[what] / typical[what]
+
+
+def _typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The run of median duration."""
+    return sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
+
+
+def _rss_growth(case: Case, results: dict[Case, list[dict[str, Any]]]) -> float:
+    alike = [c for c in results if replace(c, frames=0) == replace(case, frames=0)]
+    short, long = min(alike, key=lambda c: c.frames), max(alike, key=lambda c: c.frames)
+    if short.frames == long.frames:
+        return _typical(results[case])["rss_growth_mb"] / case.frames
+    difference = _typical(results[long])["peak_rss_mb"] - _typical(results[short])["peak_rss_mb"]
+    return difference / (long.frames - short.frames)
+
+
+def _parse_size(size: str) -> tuple[int, int]:
+    """(width, height)."""
+    width, _, height = size.partition("x")
+    return int(width), int(height or width)
+
+
+def _checkpoint(settings: Benchmark, root: Path) -> str:
+    """A checkpoint with random weights if `model` is a configuration."""
+    if not settings.model.startswith(
+        ("sam2_hiera", "sam2.1_hiera")
+    ) and not settings.model.endswith(".yaml"):
+        return settings.model
+    source = find_config(settings.model)
+    torch.manual_seed(0)
+    section = parse_model_section(source, settings.network_size)
+    config = OmegaConf.create(source.text)
+    if settings.network_size is not None:
+        OmegaConf.update(config, "model.image_size", settings.network_size)
+    path = root / "random.pt"
+    model = build_predictor(section, source.label)
+    torch.save({"model": model.state_dict(), "config": OmegaConf.to_yaml(config)}, path)
+    return str(path)
+
+
+def _cache_gb(settings: Benchmark) -> float | None:
+    """The budget that holds `cache_frames` frames' features."""
+    if settings.cache_frames is None:
+        return None
+    raise NotImplementedError
+
+
+# --- showing it -----------------------------------------------------------------------------------
+
+_COLUMNS = {
+    "tracker": lambda row: row.tracker,
+    "N": lambda row: str(row.frames),
+    "K": lambda row: str(row.objects),
+    "image": lambda row: f"{row.image_encodings_per_frame:.2f}",
+    "memory": lambda row: f"{row.memory_encodings_per_frame:.2f}",
+    "attention": lambda row: f"{row.memory_attentions_per_frame:.2f}",
+    "decoder": lambda row: f"{row.mask_decodings_per_frame:.2f}",
+    **{
+        stage: lambda row, stage=stage: f"{row.stage_seconds.get(stage, 0.0):.1f}"
+        for stage in ("forward", "backward", "final", "filter", "outputs")
+    },
+    "seconds": lambda row: f"{row.seconds:.1f}",
+    "floor": lambda row: f"{row.floor_seconds:.1f}",
+    "x floor": lambda row: f"{row.over_floor:.2f}",
+    "official x": lambda row: _number(row.official_over_this, 1),
+    "CPU s": lambda row: f"{row.cpu_seconds:.1f}",
+    "x floor ": lambda row: f"{row.cpu_over_floor:.2f}",
+    "official x ": lambda row: _number(row.official_cpu_over_this, 1),
+    "RSS MB": lambda row: f"{row.peak_rss_mb:.0f}",
+    "+MB/frame": lambda row: f"{row.rss_growth_mb_per_frame:.3f}",
+    "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
+    "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
+    "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
+}
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text; network calls are per frame, stages in seconds."""
+    cells = [list(_COLUMNS), *([cell(row) for cell in _COLUMNS.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in cells
+    )
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _with_preset(arguments: Sequence[str]) -> Benchmark:
+    """The defaults that the flags start from."""
+    known = list(arguments)
+    names = [known[i + 1] for i, word in enumerate(known[:-1]) if word == "--preset"]
+    names += [word.split("=", 1)[1] for word in known if word.startswith("--preset=")]
+    if not names:
+        return Benchmark()
+    path = Path(names[0])
+    if not path.is_file():
+        path = PRESETS / f"benchmark_{names[0]}.yaml"
+    if not path.is_file():
+        raise SystemExit(f"there is no preset {names[0]}: neither a file nor {path}")
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return Benchmark(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["--worker"]:
+        work(arguments[1], Path(arguments[2]))
+        return
+    settings = tyro.cli(
+        Benchmark, description=__doc__, args=arguments, default=_with_preset(arguments)
+    )
+    rows = measure(settings)
+    sys.stdout.write(
+        f"\n{settings.model}, frames of {settings.size} px, M = {settings.conditioning}, "
+        f"{platform.processor() or platform.machine()}, "
+        f"{settings.threads or torch.get_num_threads()} threads\n\n{table(rows)}"
+    )
+    if settings.json is not None:
+        content = {"rows": [asdict(row) for row in rows]}
+        settings.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
