@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from t3dgs_masks.config import (
     ApplySettings,
     DemoSettings,
     EvaluateSettings,
+    ExportSettings,
     PrepareSettings,
     PromptsSettings,
     RefineSettings,
     RevertSettings,
 )
+from t3dgs_masks.datasets.export_formats import as_help
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
 
@@ -121,6 +124,16 @@ class Demo(DemoSettings):
 
 
 @dataclass(frozen=True)
+class Export(ExportSettings):
+    """Write a result's masks as another tool wants them: folder, names and polarity."""
+
+    def run(self) -> None:
+        from t3dgs_masks.export_job import run_export
+
+        run_export(self)
+
+
+@dataclass(frozen=True)
 class Evaluate(EvaluateSettings):
     """Compare masks with true ones, per frame and in total.
 
@@ -150,7 +163,11 @@ _APPLY = Annotated[Apply, tyro.conf.subcommand("apply")]
 _REVERT = Annotated[Revert, tyro.conf.subcommand("revert")]
 _PROMPTS = Annotated[Prompts, tyro.conf.subcommand("prompts")]
 _EVALUATE = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-_COMMANDS = _REFINE | _PREPARE | _PROMPTS | _APPLY | _REVERT | _EVALUATE | _DEMO | _MODELS
+_EXPORT = Annotated[
+    Export,
+    tyro.conf.subcommand("export", description=f"{inspect.getdoc(Export)}\n\n{as_help()}"),
+]
+_COMMANDS = _REFINE | _PREPARE | _PROMPTS | _APPLY | _REVERT | _EXPORT | _EVALUATE | _DEMO | _MODELS
 
 
 def parse(args: Sequence[str] | None = None) -> Command:

@@ -294,3 +294,38 @@ class EvaluateSettings:
     """What white means in --coarse."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Everything that writing masks for another tool is told."""
+
+    result: tyro.conf.Positional[Path | None] = None
+    """A result folder of `t3dgs-masks refine`."""
+    to: (
+        Literal[
+            "nerfstudio",
+            "nerfstudio-colmap",
+            "colmap",
+            "t3dgs",
+            "instant-ngp",
+            "brush",
+            "lichtfeld",
+            "postshot",
+            "coco",
+            "rgba",
+        ]
+        | None
+    ) = None
+    """Whose convention."""
+    dest: Path | None = None
+    """Where to: a new or empty folder, or that of an earlier export, which is replaced."""
+    data: Path | None = None
+    """The dataset or folder of images that the result was made from. Default: where its manifest
+    says."""
+    dilate: int = 0
+    """Grow what is masked out by this many pixels of the full-size images."""
+    list: bool = False
+    """Print the table of formats, with the source of each convention, and do nothing else."""
+    debug: bool = False
+    """Show the traceback of an error."""

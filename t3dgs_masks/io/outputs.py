@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -341,6 +342,29 @@ class StagedResult:
         marker = {"program": PROGRAM, "hash": identity.hash, **identity.as_json()}
         self._write_json(self._folder / publish.MARKER, marker)
 
+    def carry_over(self, name: str, changes: Mapping[str, Any] | None = None) -> None:
+        """Take a file of the result that is there over into this one; without one, do nothing.
+
+        Args:
+            name: one of `publish.ENTRIES`, a file.
+            changes: of a JSON file: keys to set.
+
+        Raises:
+            UserError: it cannot be read or is no JSON, or the folder cannot be written to.
+        """
+        source, target = self.out / name, self._folder / name
+        if not source.is_file():
+            return
+        with _as_user_error(f"cannot take {name} over"):
+            if changes is None:
+                shutil.copyfile(source, target)
+                return
+            try:
+                contents = {**json.loads(source.read_bytes()), **changes}
+            except (ValueError, TypeError, RecursionError) as error:
+                raise UserError(f"{source} is not valid JSON; run `refine` again.") from error
+        self._write_json(target, contents)
+
     def publish(self) -> None:
         """Put the finished result in place of an earlier one.
 
@@ -400,6 +424,16 @@ class StagedResult:
 
 
 # --- reading back ---------------------------------------------------------------------------------
+
+
+def complete_publish(path: Path) -> None:
+    """If the run that wrote a result was killed while it put it in place, complete that.
+
+    Raises:
+        UserError: from the file system.
+    """
+    with _as_user_error(f"cannot complete the result in {path}"):
+        publish.recover(path)
 
 
 def read_masklets(path: Path) -> MaskletFile:
