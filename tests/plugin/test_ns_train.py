@@ -194,7 +194,17 @@ def test_a_killed_refine_is_redone_with_the_same_result(runs: Runs) -> None:
     assert files_below(resumed.prompts) == files_below(whole.prompts)
     assert files_below(resumed.binary_masks) == files_below(whole.binary_masks)
     assert runs.resumed.stage_state(STEPS - 1)["run_dir"] == str(runs.resumed.run_dir)
-    assert runs.resumed.load(STEPS - 1)["step"] == STEPS - 1
+
+
+def test_a_resumed_training_learns_on(runs: Runs) -> None:
+    before, after = runs.killed.load(REFINE_AT - 1), runs.resumed.load(STEPS - 1)
+    assert after["step"] == STEPS - 1
+    for name in ("means", "features_dc", "opacities", "scales", "quats"):
+        parameter = f"_model.gauss_params.{name}"
+        assert not torch.equal(before["pipeline"][parameter], after["pipeline"][parameter]), name
+        (adam,) = after["optimizers"][name]["state"].values()
+        assert adam["step"] == STEPS
+    assert after["schedulers"]["means"]["last_epoch"] == STEPS
 
 
 # --- Resumed after the refine, elsewhere; restarted -------------------------------------------
