@@ -20,6 +20,7 @@ from t3dgs_masks.config import (
     ExportSettings,
     PrepareSettings,
     PromptsSettings,
+    RefilterSettings,
     RefineSettings,
     RevertSettings,
 )
@@ -124,6 +125,21 @@ class Demo(DemoSettings):
 
 
 @dataclass(frozen=True)
+class Refilter(RefilterSettings):
+    """Choose other objects of a finished result, without running the network again.
+
+    Rewrites the masks from masklets.json alone, in seconds, and with them the dataset that they
+    are applied to and the exports. Ids and scores are in masklets.json. --dilate, --fill-holes and
+    --min-area are for this run: the next one begins with the objects as they were found.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.refilter_job import run_refilter
+
+        run_refilter(self)
+
+
+@dataclass(frozen=True)
 class Export(ExportSettings):
     """Write a result's masks as another tool wants them: folder, names and polarity."""
 
@@ -167,7 +183,19 @@ _EXPORT = Annotated[
     Export,
     tyro.conf.subcommand("export", description=f"{inspect.getdoc(Export)}\n\n{as_help()}"),
 ]
-_COMMANDS = _REFINE | _PREPARE | _PROMPTS | _APPLY | _REVERT | _EXPORT | _EVALUATE | _DEMO | _MODELS
+_REFILTER = Annotated[Refilter, tyro.conf.subcommand("refilter")]
+_COMMANDS = (
+    _REFINE
+    | _PREPARE
+    | _PROMPTS
+    | _APPLY
+    | _REVERT
+    | _REFILTER
+    | _EXPORT
+    | _EVALUATE
+    | _DEMO
+    | _MODELS
+)
 
 
 def parse(args: Sequence[str] | None = None) -> Command:

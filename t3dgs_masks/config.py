@@ -329,3 +329,31 @@ class ExportSettings:
     """Print the table of formats, with the source of each convention, and do nothing else."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class RefilterSettings:
+    """Everything that judging the objects of a result anew is told."""
+
+    result: tyro.conf.Positional[Path]
+    """A result folder of `t3dgs-masks refine`; its masks are rewritten."""
+    keep: str = ""
+    """Ids of objects to keep, such as 3,5."""
+    drop: str = ""
+    """Ids of objects to reject."""
+    filter_threshold: float | None = None
+    """Judge all other objects anew: keep those with a higher transience score. Default: they stay
+    as they are."""
+    fill_holes: int = 0
+    """Fill holes of up to this many pixels in the masks."""
+    min_area: int = 0
+    """Drop spots of fewer pixels than this from the masks."""
+    dilate: int = 0
+    """Grow what is masked out by this many pixels, after the other two."""
+    apply: Literal["auto", "yes", "no"] = "auto"
+    """auto: if the dataset that the frames came from has this result's masks applied, apply the
+    new ones in the same way. yes: apply them in any case."""
+    exports: bool = True
+    """Make the exports of this result anew."""
+    debug: bool = False
+    """Show the traceback of an error."""

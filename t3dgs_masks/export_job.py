@@ -7,9 +7,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from natsort import natsorted
@@ -18,7 +20,7 @@ from PIL import Image as Pillow
 from t3dgs_masks import masks
 from t3dgs_masks.config import ExportSettings
 from t3dgs_masks.datasets.dataset import Dataset
-from t3dgs_masks.datasets.export_folder import ExportFolder
+from t3dgs_masks.datasets.export_folder import ExportFolder, read_marker
 from t3dgs_masks.datasets.export_formats import (
     FORMATS,
     IMAGES,
@@ -41,6 +43,9 @@ from t3dgs_masks.report.text import printable
 
 Notify = Callable[[str], None]
 
+EXPORTS = "exports.json"
+"""In the result folder: where it was exported to."""
+
 
 @dataclass(frozen=True)
 class ExportSummary:
@@ -52,8 +57,12 @@ class ExportSummary:
     notices: Sequence[str] = ()
 
 
-def run_export(settings: ExportSettings) -> ExportSummary | None:
+def run_export(settings: ExportSettings, *, quiet: bool = False) -> ExportSummary | None:
     """Write the masks of a result as another tool wants them, and say what to do with them.
+
+    Args:
+        settings: what to do.
+        quiet: say nothing.
 
     Returns:
         What was written; None if only the list of formats was asked for.
@@ -86,11 +95,49 @@ def run_export(settings: ExportSettings) -> ExportSummary | None:
                 f"{form.tool} goes by position: it needs a mask for every image that it has, and"
                 f" these are {num_files}"
             )
+    _remember(result, dest)
+    if quiet:
+        return ExportSummary(dest, num_files, notices)
     _print(f"notice: {notice}" for notice in notices)
     what = "objects on frames" if form.content == "objects" else "files"
     then = form.then.format(dest=_quoted(dest), data=_quoted(data) if data else "<dataset>")
     _print([f"{num_files} {what} for {form.tool} in {shown(dest)}", f"then      {then}"])
     return ExportSummary(dest, num_files, notices)
+
+
+def exports_of(result: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, description) of the exports of a result that are still there."""
+    place = _absolute(result)
+    exports = []
+    for dest in _remembered(result):
+        marker = read_marker(Path(dest))
+        if marker is not None and marker.get("result") == place:
+            exports.append((Path(dest), marker))
+    return exports
+
+
+def _remember(result: Path, dest: Path) -> None:
+    """Note an export, so that `refilter` can renew it. A result that is read only goes without."""
+    known = _remembered(result)
+    if _absolute(dest) in known:
+        return
+    with suppress(OSError):
+        text = json.dumps([*known, _absolute(dest)], indent=1) + "\n"
+        temporary = result / f".{EXPORTS}.part"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(result / EXPORTS)
+
+
+def _remembered(result: Path) -> list[str]:
+    try:
+        known = json.loads((result / EXPORTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [dest for dest in known if isinstance(dest, str)] if isinstance(known, list) else []
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 (follows no links)
 
 
 def _checked(settings: ExportSettings) -> tuple[Path, Path, ExportFormat]:
@@ -132,8 +179,8 @@ def _check_source(source: ExportSource, form: ExportFormat) -> None:
 def _description(settings: ExportSettings, result: Path) -> dict[str, object]:
     return {
         "to": settings.to,
-        "result": os.path.abspath(result),  # noqa: PTH100 (follows no links)
-        "data": None if settings.data is None else os.path.abspath(settings.data),  # noqa: PTH100
+        "result": _absolute(result),
+        "data": None if settings.data is None else _absolute(settings.data),
         "dilate": settings.dilate,
     }
 
@@ -251,7 +298,7 @@ def _write_objects(
         )
     annotations = as_coco(file, names)
     folder.write("annotations.json", json.dumps(annotations).encode())
-    video = Path(os.path.abspath(result)).name  # noqa: PTH100 (so that "." has a name)
+    video = Path(_absolute(result)).name
     folder.write("sav_auto.json", json.dumps(as_sav(file, video)).encode())
     return len(annotations["annotations"])
 

@@ -165,6 +165,12 @@ def test_the_list_is_a_table(exporting: Exporting):
     assert {line.count("|") for line in lines} == {6}
 
 
+def test_the_readmes_table_is_this_one():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    header = as_markdown().splitlines()[0]
+    assert header not in readme or as_markdown() in readme
+
+
 def test_help_names_every_format(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["export", "--help"])
