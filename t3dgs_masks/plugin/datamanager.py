@@ -291,8 +291,9 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         """Put the masks into the dataset. Training goes on if that fails: the run has them."""
         if self._source is None:
             CONSOLE.log(
-                "t3dgs-masks: masks are not written into the dataset, whose layout is neither "
-                f"nerfstudio's nor COLMAP's; they are in {folder.binary_masks}"
+                "t3dgs-masks: masks are not written into the dataset, which is neither a "
+                "transforms.json that training reads nor images/ with one COLMAP model; they are "
+                f"in {folder.binary_masks}"
             )
             return
         manifest = self._source.manifest(self._views(), self.train_cameras)

@@ -19,6 +19,7 @@ from t3dgs_masks.datasets.colmap import IMAGES_FOLDER, find_model
 from t3dgs_masks.datasets.dataset import Camera, Dataset, DatasetFrame
 from t3dgs_masks.datasets.geometry import shrunk_any, to_training_geometry
 from t3dgs_masks.datasets.manifest import Manifest, ManifestFrame
+from t3dgs_masks.datasets.nerfstudio import TRANSFORMS_NAME
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import shown, stored_size
 from t3dgs_masks.masks import TransientMask
@@ -178,7 +179,8 @@ def _dataset_of(parser: DataParserConfig) -> Dataset | None:
         data = Path(parser.data)
         model = find_model(data)
         elsewhere = parser.images_path != Path(IMAGES_FOLDER) or model != data / parser.colmap_path
-        return None if elsewhere else open_dataset_at(data)
+        ambiguous = (data / TRANSFORMS_NAME).exists()  # where `apply` would put the masks
+        return None if elsewhere or ambiguous else open_dataset_at(data)
     if isinstance(parser, NerfstudioDataParserConfig):
         return open_dataset_at(Path(parser.data))
     return None
