@@ -10,6 +10,7 @@ rounding of batched arithmetic (`sam/official.py` is what the tests compare with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from t3dgs_masks.masks import decode
+from t3dgs_masks.sam.attention import LeanMemoryAttention
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import (
     BatchedMemory,
@@ -87,6 +89,8 @@ class Sam2Tracker:
         self._features = features
         self._precision = precision
         self._bank = MemoryBank() if bank is None else bank
+        is_lean = LeanMemoryAttention.fits(model.memory_attention)
+        self._attention = LeanMemoryAttention(model.memory_attention) if is_lean else None
         # object_id -> frame_idx -> mask, in the order they were given
         self._conditioning: dict[int, dict[int, Rle]] = {}
 
@@ -232,7 +236,7 @@ class Sam2Tracker:
         if frame_idx in batch.conditioning_masks:
             return self._given(batch, frame_idx)
         features = self._features.batched(frame_idx, len(batch.object_ids))
-        with self._precision.autocast():
+        with self._precision.autocast(), self._lean_attention():
             return self._model.track_step(
                 frame_idx=frame_idx,
                 is_init_cond_frame=False,
@@ -253,6 +257,11 @@ class Sam2Tracker:
                 track_in_reverse=reverse,
                 run_mem_encoder=False,
             )
+
+    def _lean_attention(self) -> AbstractContextManager[None]:
+        return (
+            nullcontext() if self._attention is None else self._attention.in_place_in(self._model)
+        )
 
     def _given(self, batch: _Batch, frame_idx: int) -> dict[str, Tensor]:
         """On a conditioning frame the output is the mask that was given

@@ -1,0 +1,186 @@
+"""SAM2's memory attention with the same result in fewer operations, for CPUs.
+
+Stock memory attention is most of what tracking costs on a CPU. Three things about it need not be:
+
+- Values are a linear map of memories, and softmax weights add up to one, so the map can be
+  applied after the weighted sum: softmax(QK')(MW + b) = (softmax(QK')M)W + b. Memories have a
+  quarter of the channels and many times the tokens of the queries.
+- All objects of a frame start from the same image features, so the first self-attention, which
+  sees nothing else, is the same for all of them.
+- Rotary position encodings can be applied in place, and object after object fits into a
+  processor's caches where a batch does not.
+
+Nothing is approximated: results differ by the order of float32 sums (about 1e-6), as those of a
+batch do anyway. A lone object, which could have the stock network's result to the bit, gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+from sam2.modeling.sam.transformer import RoPEAttention
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+
+class LeanMemoryAttention:
+    """Stands in for a `MemoryAttention` in eval mode; see `fits` for which.
+
+    Args:
+        stock: the network whose weights are used.
+    """
+
+    def __init__(self, stock: MemoryAttention) -> None:
+        self._stock = stock
+        self._layers: list[Any] = list(stock.layers)  # MemoryAttentionLayer; torch's types say less
+        self._rotations: dict[int, Tensor] = {}  # number of query tokens -> [T, C/2] complex
+
+    @staticmethod
+    def fits(stock: torch.nn.Module) -> bool:
+        """Whether a network is put together like those of all official configurations, and lies
+        on a CPU in float32."""
+        return (
+            isinstance(stock, MemoryAttention)
+            and stock.pos_enc_at_input
+            and stock.batch_first
+            and all(isinstance(layer, MemoryAttentionLayer) for layer in stock.layers)
+            and all(_layer_fits(layer) for layer in stock.layers)
+            and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in stock.parameters())
+        )
+
+    @contextmanager
+    def in_place_in(self, model: SAM2Base) -> Iterator[None]:
+        """While the block runs, `model` calls this instead of the stock `forward`, hooks and
+        all; other users of the model keep the stock one."""
+        module = model.memory_attention
+        module.forward = self
+        try:
+            yield
+        finally:
+            del module.forward
+
+    def __call__(
+        self,
+        curr: list[Tensor],
+        memory: Tensor,
+        curr_pos: list[Tensor],
+        memory_pos: Tensor,
+        num_obj_ptr_tokens: int = 0,
+    ) -> Tensor:
+        """As `MemoryAttention.forward`.
+
+        Args:
+            curr: one tensor [T, B, C], features of the current frame.
+            memory: [L, B, M], memories and, at the end, object pointers.
+            curr_pos: one tensor [T, B, C].
+            memory_pos: [L, B, M].
+            num_obj_ptr_tokens: how many of the L tokens are of object pointers.
+
+        Returns:
+            [T, B, C].
+        """
+        if memory.shape[1] == 1:
+            return MemoryAttention.forward(
+                self._stock,
+                curr=curr,  # type: ignore[arg-type]  # a list in SAM2's own calls too
+                memory=memory,
+                curr_pos=curr_pos,  # type: ignore[arg-type]
+                memory_pos=memory_pos,
+                num_obj_ptr_tokens=num_obj_ptr_tokens,
+            )
+        features = (curr[0] + 0.1 * curr_pos[0]).transpose(0, 1)  # [B, T, C]
+        values = memory.transpose(0, 1).contiguous()  # [B, L, M]
+        keys = values + memory_pos.transpose(0, 1)
+        rotation = self._rotation(features.shape[1])
+        num_rotated = keys.shape[1] - num_obj_ptr_tokens
+        first, *others = self._layers
+        # Expanded from one frame: the batch has a stride of 0.
+        is_shared = curr[0].stride(1) == 0
+        start = _self_attend(first, features[:1] if is_shared else features, rotation)
+        outputs = []
+        for slot in range(keys.shape[0]):
+            here = slice(slot, slot + 1)
+            memories = keys[here], values[here], num_rotated
+            output = _look_up(first, start if is_shared else start[here], memories, rotation)
+            for layer in others:
+                output = _self_attend(layer, output, rotation)
+                output = _look_up(layer, output, memories, rotation)
+            outputs.append(self._stock.norm(output))
+        return torch.cat(outputs).transpose(0, 1)
+
+    def _rotation(self, num_tokens: int) -> Tensor:
+        known = self._rotations.get(num_tokens)
+        if known is None:
+            side = round(num_tokens**0.5)
+            known = self._layers[0].self_attn.compute_cis(end_x=side, end_y=side)
+            self._rotations[num_tokens] = known
+        return known
+
+
+def _layer_fits(layer: Any) -> bool:
+    own, across = layer.self_attn, layer.cross_attn_image
+    return (
+        not layer.pos_enc_at_attn
+        and layer.pos_enc_at_cross_attn_keys
+        and not layer.pos_enc_at_cross_attn_queries
+        and layer.activation_str == "relu"
+        and isinstance(own, RoPEAttention)
+        and isinstance(across, RoPEAttention)
+        and own.num_heads == across.num_heads == 1
+        and own.internal_dim == across.internal_dim
+        and across.rope_k_repeat
+    )
+
+
+def _self_attend(layer: Any, features: Tensor, rotation: Tensor) -> Tensor:
+    """[B, T, C] -> [B, T, C], residual included."""
+    attention = layer.self_attn
+    normed = layer.norm1(features)
+    queries = _rotated(attention.q_proj(normed), rotation)
+    keys = _rotated(attention.k_proj(normed), rotation)
+    found = torch.bmm(_weights(queries, keys), attention.v_proj(normed))
+    return features + attention.out_proj(found)
+
+
+def _look_up(
+    layer: Any, features: Tensor, memories: tuple[Tensor, Tensor, int], rotation: Tensor
+) -> Tensor:
+    """Cross-attention and feed-forward part: [1, T, C] -> [1, T, C], residuals included.
+
+    Args:
+        layer: a `MemoryAttentionLayer`.
+        features: [1, T, C].
+        memories: keys and values [1, L, M], and how many of the L have a place in the image.
+        rotation: [T, C/2] complex.
+    """
+    keys, values, num_rotated = memories
+    attention = layer.cross_attn_image
+    queries = _rotated(attention.q_proj(layer.norm2(features)), rotation)
+    projected = attention.k_proj(keys)
+    _rotated(projected[:, :num_rotated], rotation)
+    found = attention.v_proj(torch.bmm(_weights(queries, projected), values))
+    features = features + attention.out_proj(found)
+    hidden = F.relu(layer.linear1(layer.norm3(features)), inplace=True)
+    return features + layer.linear2(hidden)
+
+
+def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:
+    """Rotary position encoding of [B, n * T, C] with [T, C/2] complex, in place."""
+    batch, length, channels = tokens.shape
+    period = rotation.shape[0]
+    pairs = tokens.view(batch, length // period, period, channels // 2, 2)
+    torch.view_as_complex(pairs).mul_(rotation)
+    return tokens
+
+
+def _weights(queries: Tensor, keys: Tensor) -> Tensor:
+    """[B, T, C] and [B, L, C] -> [B, T, L], scaled dot products after softmax."""
+    scale = queries.shape[-1] ** -0.5
+    nothing = queries.new_zeros(1, 1, 1)
+    scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=scale)
+    return torch.softmax(scores, dim=-1)
