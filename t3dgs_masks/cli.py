@@ -129,8 +129,9 @@ class Refilter(RefilterSettings):
     """Choose other objects of a finished result, without running the network again.
 
     Rewrites the masks from masklets.json alone, in seconds, and with them the dataset that they
-    are applied to and the exports. Ids and scores are in masklets.json. --dilate, --fill-holes and
-    --min-area are for this run: the next one begins with the objects as they were found.
+    are applied to and the exports. Ids and scores are in masklets.json. Every run begins with what
+    refine found and decided, so that options of an earlier one do not carry on, and one without
+    options undoes all of them.
     """
 
     def run(self) -> None:

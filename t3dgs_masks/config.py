@@ -342,8 +342,8 @@ class RefilterSettings:
     drop: str = ""
     """Ids of objects to reject."""
     filter_threshold: float | None = None
-    """Judge all other objects anew: keep those with a higher transience score. Default: they stay
-    as they are."""
+    """Keep those of the other objects that have a higher transience score. Default: as refine
+    decided."""
     fill_holes: int = 0
     """Fill holes of up to this many pixels in the masks."""
     min_area: int = 0

@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,9 +69,10 @@ def run_refilter(settings: RefilterSettings) -> RefilterSummary:
     begin = time.perf_counter()
     result = settings.result
     file = _opened(settings)
-    records = _judged(file, settings)
+    refined = _as_refined(file, result)
+    records = _judged(refined, settings)
     applied, notices = find_applied(result, settings.apply)
-    share = _rewrite(result, replace(file, masklets=records), settings)
+    share = _rewrite(result, replace(file, masklets=records), refined, settings)
     if applied is not None:
         _apply(result, applied)
     renewed = _renew_exports(result, notices) if settings.exports else []
@@ -114,15 +115,33 @@ def _opened(settings: RefilterSettings) -> MaskletFile:
     return read_masklets(result / MASKLETS)
 
 
-def _judged(file: MaskletFile, settings: RefilterSettings) -> tuple[MaskletRecord, ...]:
+def _as_refined(file: MaskletFile, result: Path) -> tuple[MaskletRecord, ...]:
+    """The objects as refine judged them, whatever was refiltered since."""
+    try:
+        verdicts = json.loads((result / REPORT).read_bytes())["refiltered"]["as_refined"]
+        return tuple(
+            replace(
+                record,
+                kept=bool(verdicts[str(record.object_id)]["kept"]),
+                reason=str(verdicts[str(record.object_id)]["reason"]),
+            )
+            for record in file.masklets
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return file.masklets  # it was not refiltered yet
+
+
+def _judged(
+    refined: Sequence[MaskletRecord], settings: RefilterSettings
+) -> tuple[MaskletRecord, ...]:
     """The objects with their new verdicts."""
-    known = {record.object_id for record in file.masklets}
+    known = {record.object_id for record in refined}
     keep = _ids(settings.keep, "keep", known)
     drop = _ids(settings.drop, "drop", known)
     if both := sorted(keep & drop):
         raise UserError(f"object {both[0]} is in --keep and in --drop: leave it out of one of them")
     threshold = settings.filter_threshold
-    scored = any(record.transience_score is not None for record in file.masklets)
+    scored = any(record.transience_score is not None for record in refined)
     if threshold is not None and known and not scored:
         raise UserError(
             "no object has a transience score (the run was promptless), so that there is nothing"
@@ -144,7 +163,7 @@ def _judged(file: MaskletFile, settings: RefilterSettings) -> tuple[MaskletRecor
         )
         return replace(record, kept=kept, reason=reason)
 
-    return tuple(map(judged, file.masklets))
+    return tuple(map(judged, refined))
 
 
 def _ids(text: str, flag: str, known: Collection[int]) -> set[int]:
@@ -164,7 +183,12 @@ def _ids(text: str, flag: str, known: Collection[int]) -> set[int]:
 # --- Masks ------------------------------------------------------------------------------------
 
 
-def _rewrite(result: Path, file: MaskletFile, settings: RefilterSettings) -> float:
+def _rewrite(
+    result: Path,
+    file: MaskletFile,
+    refined: Sequence[MaskletRecord],
+    settings: RefilterSettings,
+) -> float:
     """Put the masks of the kept objects in place of those that are there, with everything that
     tells of them; returns the mean share of transient pixels."""
     found: list[list[Rle]] = [[] for _ in file.frames]
@@ -184,7 +208,16 @@ def _rewrite(result: Path, file: MaskletFile, settings: RefilterSettings) -> flo
             REPORT,
             {
                 "num_labels": {"kept": labels.kept, "rejected": labels.rejected},
-                "refiltered": _described(settings, result),
+                "refiltered": {
+                    "filter_threshold": settings.filter_threshold,
+                    "dilate": settings.dilate,
+                    "fill_holes": settings.fill_holes,
+                    "min_area": settings.min_area,
+                    "as_refined": {
+                        str(record.object_id): {"kept": record.kept, "reason": record.reason}
+                        for record in refined
+                    },
+                },
             },
         )
         for name in ENTRIES:
@@ -201,23 +234,6 @@ def _mask(rles: Sequence[Rle], file: MaskletFile, settings: RefilterSettings) ->
     pixels = masks.fill_holes(pixels, settings.fill_holes)
     pixels = masks.drop_small(pixels, settings.min_area)
     return TransientMask(pixels).dilated(settings.dilate)
-
-
-def _described(settings: RefilterSettings, result: Path) -> dict[str, object]:
-    """For ``report.json``. The threshold of an earlier refilter counts until there is another."""
-    threshold = settings.filter_threshold
-    if threshold is None:
-        try:
-            earlier = json.loads((result / REPORT).read_bytes()).get("refiltered")
-        except (OSError, ValueError, AttributeError, RecursionError):
-            earlier = None
-        threshold = earlier.get("filter_threshold") if isinstance(earlier, Mapping) else None
-    return {
-        "filter_threshold": threshold,
-        "dilate": settings.dilate,
-        "fill_holes": settings.fill_holes,
-        "min_area": settings.min_area,
-    }
 
 
 def _labels(records: Sequence[MaskletRecord]) -> NumLabels:

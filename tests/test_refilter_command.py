@@ -144,12 +144,16 @@ def test_a_threshold_judges_all_that_is_not_named(result: Refiltering):
         "transience score 0.2000 is not above 0.25, the threshold given by hand"
     )
     assert verdicts[3][1].startswith("transience score 0.3000 is above 0.25")
-    # What was kept by hand before is judged anew; without a threshold it would have stayed.
-    result("--drop", "4")
-    assert result.verdicts()[1] == (True, "kept by hand")
-    result("--filter-threshold", "0.25")
-    assert not result.verdicts()[1][0]
-    assert result.verdicts()[4][0]
+
+
+def test_every_run_begins_with_what_refine_decided(result: Refiltering):
+    result("--filter-threshold", "0.25", "--keep", "1")
+    result("--drop", "2")
+    verdicts = result.verdicts()
+    assert verdicts[1] == (True, "as refine has it")
+    assert verdicts[2] == (False, "rejected by hand")
+    assert verdicts[3] == (False, "as refine has it")
+    assert "changed         object 2 kept\n" in result("--keep", "2")
 
 
 def test_the_threshold_is_strict_as_in_refine(result: Refiltering):
@@ -165,7 +169,7 @@ def test_ways_to_write_ids(result: Refiltering, ids: str):
 
 def test_without_options_masks_are_as_refine_wrote_them(result: Refiltering):
     before = tree(result.out)
-    result("--dilate", "2")
+    result("--dilate", "2", "--drop", "1", "--filter-threshold", "0.3")
     assert tree(result.out) != before
     result()
     after = tree(result.out)
@@ -252,11 +256,14 @@ def test_the_report_tells_and_everything_else_stays(refilter: Refiltering):
     report = json.loads((refilter.out / "report.json").read_text())
     assert report["num_labels"] == {"kept": 3, "rejected": 1}
     assert report["seconds"] == {"forward": 1.0}
-    expected = {"filter_threshold": 0.15, "dilate": 2, "fill_holes": 0, "min_area": 0}
-    assert report["refiltered"] == expected
+    refiltered = report["refiltered"]
+    as_refined = refiltered.pop("as_refined")
+    assert refiltered == {"filter_threshold": 0.15, "dilate": 2, "fill_holes": 0, "min_area": 0}
+    assert as_refined["3"] == {"kept": False, "reason": "as refine has it"}
     refilter("--drop", "3")
     report = json.loads((refilter.out / "report.json").read_text())
-    assert report["refiltered"] == {**expected, "dilate": 0}
+    assert report["refiltered"]["filter_threshold"] is None
+    assert report["refiltered"]["as_refined"] == as_refined
 
 
 def test_refine_still_knows_its_result(result: Refiltering):
@@ -371,7 +378,7 @@ def test_a_dataset_without_masks_stays_so(refilter: Refiltering):
     output = refilter("--keep", "3")
     assert "applied" not in output
     assert tree(refilter.scene) == before
-    assert "applied again" in refilter("--apply", "yes")
+    assert "applied again" in refilter("--keep", "3", "--apply", "yes")
     assert np.array_equal(refilter.applied(1), of(1, 1, 2, 3))
     before = tree(refilter.scene)
     assert "applied" not in refilter("--drop", "3", "--apply", "no")
@@ -386,7 +393,7 @@ def test_masks_of_something_else_stay(refilter: Refiltering):
     assert "notice: other masks than this result's are applied to" in output
     assert f"`t3dgs-masks apply --data {refilter.scene}/transforms.json" in output
     assert tree(refilter.scene) == before
-    refilter("--apply", "yes")
+    refilter("--keep", "3", "--apply", "yes")
     assert np.array_equal(refilter.applied(1), of(1, 1, 2, 3))
 
 
