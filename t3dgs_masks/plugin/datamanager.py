@@ -39,9 +39,8 @@ from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.checkpointing import save_whole_checkpoint
 from t3dgs_masks.plugin.model import REFINED_KEY, T3dgsSplatfactoModel
-from t3dgs_masks.plugin.prompting import write_prompts
 from t3dgs_masks.plugin.refined_masks import RefinedMasks
-from t3dgs_masks.plugin.rendering import view_residual
+from t3dgs_masks.plugin.rendering import write_view_prompts
 from t3dgs_masks.plugin.source_dataset import (
     SourceDataset,
     StageMasks,
@@ -55,7 +54,6 @@ from t3dgs_masks.plugin.views import TrainingViews, View, common_size, ordered_v
 from t3dgs_masks.refine_job import run_refine
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.sam.checkpoints import resolve_checkpoint
-from t3dgs_masks.types import BoolMask, FloatMap
 
 
 @dataclass
@@ -166,7 +164,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         """[H, W, 1] bool on the CPU, True = static: in the refined mask and in the user's."""
         if camera_idx not in self._kept_of:
             transient = self._at_view_size(refined.transient(camera_idx), camera_idx).pixels
-            ignored = self._ignored_by_user(camera_idx)
+            ignored = ignored_by_user(self, self._source, camera_idx)
             if ignored is not None:
                 transient = transient | ignored
             self._kept_of[camera_idx] = torch.from_numpy(~transient)[..., None]
@@ -321,23 +319,15 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         self, model: T3dgsSplatfactoModel, frames: TrainingViews, folder: StageFolder
     ) -> None:
         with RichProgress() as progress, progress.stage("rendering views", len(frames)) as advance:
-
-            def residuals() -> Iterator[tuple[str, FloatMap]]:
-                for view in frames.views:
-                    yield view.name, view_residual(model, self, view.camera_idx)
-                    advance()
-
-            camera_of = {view.name: view.camera_idx for view in frames.views}
-            write_prompts(
+            write_view_prompts(
                 folder.prompts,
-                residuals(),
+                model,
+                self,
+                self._source,
+                frames.views,
                 self.config.coarse,
-                ignored=lambda name: self._ignored_by_user(camera_of[name]),
+                on_view=lambda _: advance(),
             )
-
-    def _ignored_by_user(self, camera_idx: int) -> BoolMask | None:
-        """[H, W] bool, True where the user's own mask is off."""
-        return ignored_by_user(self, self._source, camera_idx)
 
     def _views(self) -> list[View]:
         return ordered_views([Path(file) for file in self.train_dataset.image_filenames])

@@ -16,14 +16,13 @@ from t3dgs_masks.config import PromptsSettings
 from t3dgs_masks.datasets.manifest import MANIFEST_NAME, Manifest, ManifestFrame, write_manifest
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import shown
-from t3dgs_masks.plugin.prompting import write_prompts
-from t3dgs_masks.plugin.rendering import view_residual
-from t3dgs_masks.plugin.source_dataset import SourceDataset, find_source, ignored_by_user
+from t3dgs_masks.plugin.rendering import write_view_prompts
+from t3dgs_masks.plugin.source_dataset import SourceDataset, find_source
 from t3dgs_masks.plugin.trained_run import TrainedRun, open_run
-from t3dgs_masks.plugin.views import TrainingViews, ordered_views, shared_folder
+from t3dgs_masks.plugin.views import TrainingViews, View, ordered_views, shared_folder
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.sam.devices import resolve_device
-from t3dgs_masks.types import FloatMap, Image
+from t3dgs_masks.types import Image
 
 _OURS = frozenset({"images", "masks", "diffs", MANIFEST_NAME})
 
@@ -65,20 +64,22 @@ def _write(
     settings: PromptsSettings,
     progress: RichProgress,
 ) -> None:
-    camera_of = {view.name: view.camera_idx for view in frames.views}
+    frame_idx_of = {view.name: frame_idx for frame_idx, view in enumerate(frames.views)}
     with progress.stage("rendering views", len(frames)) as advance:
 
-        def residuals() -> Iterator[tuple[str, FloatMap]]:
-            for frame_idx, view in enumerate(frames.views):
-                _write_image(folder / "images" / f"{view.name}.png", frames[frame_idx])
-                yield view.name, view_residual(run.model, run.datamanager, view.camera_idx)
-                advance()
+        def on_view(view: View) -> None:
+            image = frames[frame_idx_of[view.name]]
+            _write_image(folder / "images" / f"{view.name}.png", image)
+            advance()
 
-        write_prompts(
+        write_view_prompts(
             folder,
-            residuals(),
+            run.model,
+            run.datamanager,
+            source,
+            frames.views,
             settings.coarse,
-            ignored=lambda name: ignored_by_user(run.datamanager, source, camera_of[name]),
+            on_view,
         )
 
 

@@ -1,9 +1,10 @@
-"""Renders of training views, and how far they are from the photos."""
+"""Renders of training views, how far they are from the photos, and the prompts that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -11,7 +12,11 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
+from t3dgs_masks.config import CoarseMaskConfig
 from t3dgs_masks.plugin.cpu import splatfacto_on
+from t3dgs_masks.plugin.prompting import write_prompts
+from t3dgs_masks.plugin.source_dataset import SourceDataset, ignored_by_user
+from t3dgs_masks.plugin.views import View
 from t3dgs_masks.types import FloatMap
 
 
@@ -53,6 +58,44 @@ def _render_view(model: SplatfactoModel, camera: Cameras, camera_idx: int) -> tu
             height, width = rgb.shape[:2]
             rgb = model._apply_bilateral_grid(rgb[None], camera_idx, height, width)[0]
     return rgb, background
+
+
+def write_view_prompts(
+    prompt_dir: Path,
+    model: SplatfactoModel,
+    datamanager: FullImageDatamanager,
+    source: SourceDataset | None,
+    views: Sequence[View],
+    config: CoarseMaskConfig,
+    on_view: Callable[[View], None],
+) -> None:
+    """Write the prompts of training views, in the geometry of training.
+
+    Args:
+        prompt_dir: where `masks/` and `diffs/` go.
+        model: renders the views.
+        datamanager: holds the photos and the cameras.
+        source: the dataset behind the views, if it is known.
+        views: in any order.
+        config: what makes a coarse mask.
+        on_view: called after each view is rendered.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    camera_of = {view.name: view.camera_idx for view in views}
+
+    def residuals() -> Iterator[tuple[str, FloatMap]]:
+        for view in views:
+            yield view.name, view_residual(model, datamanager, view.camera_idx)
+            on_view(view)
+
+    write_prompts(
+        prompt_dir,
+        residuals(),
+        config,
+        ignored=lambda name: ignored_by_user(datamanager, source, camera_of[name]),
+    )
 
 
 @contextmanager
