@@ -22,6 +22,7 @@ from t3dgs_masks.config import (
     PromptsSettings,
     RefilterSettings,
     RefineSettings,
+    ReportSettings,
     RevertSettings,
 )
 from t3dgs_masks.datasets.export_formats import as_help
@@ -166,6 +167,20 @@ class Evaluate(EvaluateSettings):
         run_evaluate(self)
 
 
+@dataclass(frozen=True)
+class Report(ReportSettings):
+    """Write report.html into a result: its frames and objects on one page, to look at and correct.
+
+    `refine` writes it too. The page needs no network and no server. Objects can be switched on and
+    off on it and the threshold moved; it shows the `refilter` command that makes such masks.
+    """
+
+    def run(self) -> None:
+        from t3dgs_masks.report_job import run_report
+
+        run_report(self)
+
+
 _LIST = Annotated[ModelsList, tyro.conf.subcommand("list")]
 _DOWNLOAD = Annotated[ModelsDownload, tyro.conf.subcommand("download")]
 _PATH = Annotated[ModelsPath, tyro.conf.subcommand("path")]
@@ -185,8 +200,10 @@ _EXPORT = Annotated[
     tyro.conf.subcommand("export", description=f"{inspect.getdoc(Export)}\n\n{as_help()}"),
 ]
 _REFILTER = Annotated[Refilter, tyro.conf.subcommand("refilter")]
+_REPORT = Annotated[Report, tyro.conf.subcommand("report")]
 _COMMANDS = (
     _REFINE
+    | _REPORT
     | _PREPARE
     | _PROMPTS
     | _APPLY

@@ -64,7 +64,8 @@ class RefineSettings:
     """Frames: a folder of images (any names, subfolders too), a video file, a nerfstudio dataset
     or COLMAP project (its training frames), or a folder made by `prepare`."""
     result_dir: Path
-    """Where results go: binary_masks/, masklets.json, report.json, config.json, overlay.mp4."""
+    """Where results go: binary_masks/, masklets.json, report.json, config.json, overlay.mp4,
+    report.html."""
     prompt_dir: Path | None = None
     """Folder with masks/ (coarse masks) and, optionally, diffs/ (residuals), named like the
     frames. Without it the run is promptless."""
@@ -119,6 +120,8 @@ class RefineSettings:
     """Frame rate of overlay.mp4. Default: the video's own, or 10."""
     overlay: bool = True
     """Write overlay.mp4."""
+    html_report: bool = True
+    """Write report.html."""
 
     device: str = "auto"
     """auto, cuda, cuda:<number>, mps or cpu."""
@@ -264,6 +267,22 @@ class RevertSettings:
     force: bool = False
     """Go on if files were changed since masks were applied. The changes stay: only our entries
     leave the JSON file, and masks that were drawn on are not removed."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Everything that writing the HTML report is told."""
+
+    result: tyro.conf.Positional[Path]
+    """A result folder of `t3dgs-masks refine`."""
+    video_path: Path | None = None
+    """The frames: a folder, video, dataset or prepared folder. Default: where `refine` read them,
+    or where the result's manifest says. Without any the report has the masks alone, and the
+    pictures of an earlier report if there is one."""
+    prompt_dir: Path | None = None
+    """Folder with masks/ and diffs/. Default: where `refine` read them."""
     debug: bool = False
     """Show the traceback of an error."""
 

@@ -4,6 +4,7 @@ publishes the result. What `t3dgs-masks refine` and the demo run.
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,7 @@ from t3dgs_masks.report.memory import peak_rss_mb
 from t3dgs_masks.report.overlay import OverlayWriter, overlay_frame
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.report.summary import ObjectSummary, RunSummary, print_summary
+from t3dgs_masks.report_job import PageRecorder
 from t3dgs_masks.sam.checkpoints import (
     LoadedCheckpoint,
     LoadedSam1,
@@ -52,14 +54,21 @@ from t3dgs_masks.sam.memory import FrameFeatureCache, MemoryBank
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
 from t3dgs_masks.sam.tracker import Sam2Tracker
-from t3dgs_masks.types import FrameSequence, Proposer, Tracker
+from t3dgs_masks.types import (
+    BoolMask,
+    FrameSequence,
+    Image,
+    PromptSource,
+    Proposer,
+    Tracker,
+)
 
 _DEFAULT_FPS = 10.0
 # Flags that change where, how fast or how talkatively a result is made, but not the masks.
 _WITHOUT_EFFECT_ON_MASKS = frozenset(
     {"video_path", "result_dir", "prompt_dir", "sam2_checkpoint", "sam_checkpoint"}  # by content
     | {"include", "exclude"}  # by the frames that are left
-    | {"fps", "overlay", "threads", "feature_cache_gb", "resume", "debug"}
+    | {"fps", "overlay", "html_report", "threads", "feature_cache_gb", "resume", "debug"}
 )
 
 
@@ -123,6 +132,7 @@ def run_refine(
         UserError: bad inputs or settings; nothing is written then.
     """
     begin = time.perf_counter()
+    frames_given = frames is not None
     _check_settings(settings)
     with RichProgress() as progress:
         inputs = _open_inputs(settings, frames, manifest, progress)
@@ -140,14 +150,17 @@ def run_refine(
             return RefineOutcome(settings.result_dir, None, None)
         set_threads(settings.threads)
         frames = inputs.frames
+        page = None
+        if settings.html_report:
+            page = PageRecorder(len(frames), frames.height, frames.width)
         with folder.begin(frames.names, frames.source_height, frames.source_width) as staged:
             with _memory_advice():
                 networks = _load_networks(settings, frames, progress)
                 if adapt_networks is not None:
                     adapt_networks(networks)
-                result = _run_algorithm(settings, inputs, networks, progress)
+                result = _run_algorithm(settings, inputs, networks, progress, page)
             writing = time.perf_counter()
-            transient_share = _write_masks(staged, result, settings, inputs, progress)
+            transient_share = _write_masks(staged, result, settings, inputs, progress, page)
             end = time.perf_counter()
             report = _report(
                 result,
@@ -158,8 +171,11 @@ def run_refine(
                     "outputs": end - writing,
                 },
                 running_time=end - begin,
+                sources=_sources(settings, frames_given),
             )
             staged.write_report(report)
+            if page is not None:
+                staged.write_page(_page(page, staged, result, report, identity, settings, inputs))
             if inputs.manifest is not None:
                 staged.write_manifest(inputs.manifest.to_json())
             staged.write_config(identity)
@@ -308,15 +324,22 @@ def _tracker(settings: RefineSettings, sam2: LoadedSam2, features: FrameFeatureC
 
 
 def _run_algorithm(
-    settings: RefineSettings, inputs: _Inputs, networks: Networks, progress: RichProgress
+    settings: RefineSettings,
+    inputs: _Inputs,
+    networks: Networks,
+    progress: RichProgress,
+    page: PageRecorder | None,
 ) -> RefineResult:
     frames = inputs.frames
+    prompts: PromptSource | None = inputs.prompts
+    if page is not None and prompts is not None:
+        prompts = page.watched(prompts)
     try:
         return refine(
             num_frames=len(frames),
             height=frames.height,
             width=frames.width,
-            prompts=inputs.prompts,
+            prompts=prompts,
             proposer=networks.proposer,
             tracker=networks.tracker,
             config=settings.algorithm,
@@ -347,9 +370,14 @@ def _write_masks(
     settings: RefineSettings,
     inputs: _Inputs,
     progress: RichProgress,
+    page: PageRecorder | None,
 ) -> float:
-    """Write the masks, `masklets.json` and the overlay; the mean share of transient pixels."""
+    """Write the masks, `masklets.json` and the overlay, and show them to the `page`; returns the
+    mean share of transient pixels."""
     frames = inputs.frames
+    records = _records(result)
+    if page is not None:
+        page.expect(records)
     shares = []
     fps = settings.fps or frames.fps or _DEFAULT_FPS
     overlay = (
@@ -362,23 +390,62 @@ def _write_masks(
             transient = result.transient(frame_idx)
             shares.append(float(np.mean(transient.pixels)))
             staged.write_mask(frame_idx, transient)
-            if video is not None:
-                video.push(_overlay(result, frames, frame_idx))
+            if video is not None or page is not None:
+                image, found = frames[frame_idx], _found(result, frame_idx)
+                if page is not None:
+                    page.add_frame(frame_idx, image, found, inputs.prompts)
+                if video is not None:
+                    video.push(_overlay(result, image, found))
             advance()
-    staged.write_masklets(_records(result))
+    staged.write_masklets(records)
     return float(np.mean(shares))
 
 
-def _overlay(result: RefineResult, frames: FrameSequence, frame_idx: int) -> np.ndarray:
-    found = [
-        (object_id, masks.decode(mask))
-        for object_id, mask in result.masklets.at_frame(frame_idx).items()
-    ]
+def _found(result: RefineResult, frame_idx: int) -> dict[int, BoolMask]:
+    """Object id -> [H, W] bool, True = object, of one frame."""
+    at_frame = result.masklets.at_frame(frame_idx)
+    return {object_id: masks.decode(mask) for object_id, mask in at_frame.items()}
+
+
+def _overlay(result: RefineResult, image: Image, found: Mapping[int, BoolMask]) -> Image:
     return overlay_frame(
-        frames[frame_idx],
-        kept=[item for item in found if item[0] in result.kept_ids],
-        rejected=[item for item in found if item[0] not in result.kept_ids],
+        image,
+        kept=[item for item in found.items() if item[0] in result.kept_ids],
+        rejected=[item for item in found.items() if item[0] not in result.kept_ids],
     )
+
+
+def _page(
+    page: PageRecorder,
+    staged: StagedResult,
+    result: RefineResult,
+    report: Report,
+    identity: RunIdentity,
+    settings: RefineSettings,
+    inputs: _Inputs,
+) -> str:
+    return page.html(
+        staged.out,
+        staged.frame_names,
+        (staged.height, staged.width),
+        _records(result),
+        report,
+        identity.settings,
+        settings.fps or inputs.frames.fps,
+    )
+
+
+def _sources(settings: RefineSettings, frames_given: bool) -> dict[str, str]:
+    """Where a later `report` finds what this run was given."""
+    given = {
+        "video_path": None if frames_given else settings.video_path,
+        "prompt_dir": settings.prompt_dir,
+    }
+    return {
+        name: os.path.abspath(path)  # noqa: PTH100 (follows no links)
+        for name, path in given.items()
+        if path is not None
+    }
 
 
 def _records(result: RefineResult) -> list[MaskletRecord]:
@@ -400,6 +467,7 @@ def _report(
     inputs: _Inputs,
     seconds: Mapping[str, float],
     running_time: float,
+    sources: Mapping[str, str],
 ) -> Report:
     device = networks.sam2.device
     prompts = inputs.prompts
@@ -423,6 +491,7 @@ def _report(
             residuals=prompts is not None and prompts.has_residuals,
         ),
         notices=(*inputs.notices, *result.notices),
+        sources=sources,
     )
 
 

@@ -132,6 +132,7 @@ def test_promptable_run_writes_all_of_the_documented_files(refine, frames, promp
         "config.json",
         "masklets.json",
         "overlay.mp4",
+        "report.html",
         "report.json",
     ]
     report = run.report()

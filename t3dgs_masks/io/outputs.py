@@ -35,6 +35,7 @@ PROGRAM = "t3dgs_masks"
 MASKLETS_VERSION = 1
 OVERLAY = "overlay.mp4"
 REPORT = "report.json"
+PAGE = "report.html"
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -97,6 +98,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     prompts: PromptReport = PromptReport()
     notices: Sequence[str] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)  # setting -> absolute path it named
 
     @property
     def image_encodings_per_frame(self) -> float:
@@ -188,6 +190,15 @@ class ResultFolder:
         with _as_user_error(f"cannot write {publish.MANIFEST} to {self.path}"):
             if not path.is_file() or path.read_bytes() != data:
                 _write_atomically(path, data)
+
+    def write_page(self, html: str) -> None:
+        """Replace ``report.html`` of a complete result.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        with _as_user_error(f"cannot write {PAGE} to {self.path}"):
+            _write_atomically(self.path / PAGE, html.encode())
 
     def stored_identity(self) -> RunIdentity | None:
         """What the result that is here was made from; None if there is none."""
@@ -324,6 +335,14 @@ class StagedResult:
             "image_encodings_per_frame": round(report.image_encodings_per_frame, 4),
         }
         self._write_json(self._folder / REPORT, contents)
+
+    def write_page(self, html: str) -> None:
+        """Write ``report.html`` (optional), for people to look at.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        self._write(self._folder / PAGE, html.encode())
 
     def write_manifest(self, contents: Mapping[str, Any]) -> None:
         """Write ``manifest.json`` (optional): where every frame came from.

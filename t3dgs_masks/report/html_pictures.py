@@ -1,0 +1,289 @@
+"""Pictures for the HTML report: thumbnails of a sequence, small enough to lie in one file.
+
+Sizes follow a budget: many frames get smaller pictures than few. Masks are sampled at pixel
+centres, so that the union of sampled masks is the sampled union.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+
+from t3dgs_masks.masks import encode
+from t3dgs_masks.report.overlay import object_colour
+from t3dgs_masks.types import BoolMask, FramePrompt, Image
+
+PICTURE_BUDGET = 18_000_000  # characters for all frames; what else is in the file is small
+
+_LONGEST_SIDE, _SHORTEST_LONG_SIDE = 960, 320  # of a photo's longer side, pixels
+_CHARACTERS_PER_PIXEL = 0.2  # of a photo with much detail, at the best quality
+_LONGEST_GRID, _SHORTEST_LONG_GRID = 640, 192
+_CHARACTERS_PER_MASK_COLUMN = 0.6  # of the whole grid: most objects are small
+_MASKS_SHARE = 0.4  # of the budget
+_LONGEST_RESIDUAL = 320
+_QUALITIES = (76, 60, 45, 30, 15)
+_RESIDUAL_QUALITY = 55
+_WEBP_EFFORT = 2  # of 6: the rest saves little and costs much
+
+_PORTRAIT_SIZE = (144, 108)  # width, height
+_PORTRAIT_MARGIN = 0.2  # of the object's longer side, on each of its sides
+_BRIGHT_RESIDUAL = 99.5  # percentile that is shown as the brightest
+_LEAST_BRIGHT_RESIDUAL = 0.02
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class FramePictures:
+    """What the page shows of one frame; None for what there is not."""
+
+    photo: str | None = None
+    """WebP, as base64."""
+    coarse: str | None = None
+    """COCO run lengths on the coarse grid, True = transient."""
+    residual: str | None = None
+    """Grey WebP as base64: 255 times the square root of the residual."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of a whole sequence."""
+
+    frames: Sequence[FramePictures]
+    grid: Size
+    """Of the object masks."""
+    coarse_grid: Size
+    masks: Mapping[int, Mapping[int, str]]
+    """object id -> frame index -> COCO run lengths on the grid."""
+    portraits: Mapping[int, str]
+    """object id -> WebP of the object, as base64."""
+    residual_top: float | None
+    """The residual that is shown as the brightest; None without residuals."""
+
+
+class PictureCollector:
+    """Takes the frames of a sequence one by one, and keeps what the page needs of them."""
+
+    def __init__(
+        self,
+        num_frames: int,
+        height: int,
+        width: int,
+        *,
+        num_masks: int | None = None,
+        budget: int = PICTURE_BUDGET,
+    ) -> None:
+        """
+        Args:
+            num_frames: length of the sequence.
+            height: of the frames, pixels.
+            width: likewise.
+            num_masks: how many object masks there will be; can also be told later.
+            budget: characters that all pictures together should not exceed. Not kept where it
+                would make them useless (thousands of frames).
+        """
+        self._frames = [FramePictures()] * num_frames
+        self._size = (height, width)
+        self._budget = budget
+        self._spent = 0
+        self._spent_on_masks = 0
+        self._photos_done = 0
+        self._photo_size = self._size_of_photos()
+        self._coarse_sampler = _Sampler(_fitted(self._size, _LONGEST_GRID))
+        self._residual_size = _fitted(self._photo_size, _LONGEST_RESIDUAL)
+        self._masks: dict[int, dict[int, str]] = {}
+        self._portraits: dict[int, str] = {}
+        self._residual_top = 0.0
+        self.expect_masks(num_masks or 0)
+
+    def expect_masks(self, num_masks: int) -> None:
+        """Choose the grid for this many object masks; to be called before the first of them."""
+        columns = self._budget * _MASKS_SHARE / _CHARACTERS_PER_MASK_COLUMN / max(1, num_masks)
+        longest = min(_LONGEST_GRID, max(_SHORTEST_LONG_GRID, int(columns)))
+        self._sampler = _Sampler(_fitted(self._size, longest))
+
+    def has_prompt(self, frame_idx: int) -> bool:
+        """Whether `add_prompt` was called for this frame."""
+        return self._frames[frame_idx].coarse is not None
+
+    def add_prompt(self, frame_idx: int, prompt: FramePrompt) -> None:
+        """Take the coarse mask and the residual of a frame."""
+        coarse = self._coarse_sampler.runs(prompt.coarse)
+        self._spent += len(coarse)
+        residual = None
+        if prompt.residual is not None:
+            small = _resized(np.sqrt(np.clip(prompt.residual, 0, 1)), self._residual_size)
+            bright = float(np.percentile(small, _BRIGHT_RESIDUAL)) ** 2
+            self._residual_top = max(self._residual_top, bright, _LEAST_BRIGHT_RESIDUAL)
+            residual = _webp(np.rint(small * 255).astype(np.uint8), _RESIDUAL_QUALITY)
+            self._spent += len(residual)
+        held = self._frames[frame_idx]
+        self._frames[frame_idx] = FramePictures(held.photo, coarse, residual)
+
+    def add_frame(
+        self,
+        frame_idx: int,
+        image: Image | None,
+        found: Mapping[int, BoolMask],
+        portraits_of: Collection[int] = (),
+    ) -> None:
+        """Take the photo of a frame and the objects on it.
+
+        Args:
+            frame_idx: which frame.
+            image: [h, w, 3] uint8 RGB at any size; None if there is none.
+            found: object id -> [H, W] bool, True = object.
+            portraits_of: objects that this frame shows best.
+        """
+        for object_id, mask in found.items():
+            runs = self._sampler.runs(mask)
+            self._spent += len(runs)
+            self._spent_on_masks += len(runs)
+            self._masks.setdefault(object_id, {})[frame_idx] = runs
+            if image is not None and object_id in portraits_of:
+                portrait = _portrait(image, mask, object_colour(object_id))
+                self._portraits[object_id] = portrait
+                self._spent += len(portrait)
+        if image is not None:
+            held = self._frames[frame_idx]
+            photo = self._photo(image)
+            self._spent += len(photo)
+            self._frames[frame_idx] = FramePictures(photo, held.coarse, held.residual)
+        self._photos_done += 1
+
+    def collected(self) -> Pictures:
+        """All of it."""
+        return Pictures(
+            frames=tuple(self._frames),
+            grid=self._sampler.size,
+            coarse_grid=self._coarse_sampler.size,
+            masks=self._masks,
+            portraits=self._portraits,
+            residual_top=self._residual_top or None,
+        )
+
+    def _size_of_photos(self) -> Size:
+        """As large as the budget allows, at the best quality, with room for the masks."""
+        height, width = self._size
+        share = self._budget * (1 - _MASKS_SHARE) / max(1, len(self._frames))
+        shrink = math.sqrt(share / _CHARACTERS_PER_PIXEL / (height * width))
+        longest = int(max(height, width) * shrink)
+        return _fitted(self._size, min(_LONGEST_SIDE, max(_SHORTEST_LONG_SIDE, longest)))
+
+    def _photo(self, image: Image) -> str:
+        """The photo at the best quality that its share of the rest of the budget pays for."""
+        left = max(1, len(self._frames) - self._photos_done)
+        # Frames to come are taken to hold as many masks as those so far.
+        masks_to_come = self._spent_on_masks / (self._photos_done + 1) * (left - 1)
+        allowance = (self._budget - self._spent - masks_to_come) / left
+        small = _resized(image, _fitted((image.shape[0], image.shape[1]), max(self._photo_size)))
+        encoded = ""
+        for quality in _QUALITIES:
+            encoded = _webp(small, quality)
+            if len(encoded) <= allowance:
+                return encoded
+        return encoded
+
+
+class _Sampler:
+    """Masks of any size, sampled at the pixel centres of one grid."""
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self._at: dict[tuple[int, ...], tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+
+    def runs(self, mask: BoolMask) -> str:
+        """COCO run lengths of a [H, W] bool mask on the grid."""
+        if mask.shape not in self._at:
+            self._at[mask.shape] = (
+                _centres(mask.shape[0], self.size[0]),
+                _centres(mask.shape[1], self.size[1]),
+            )
+        rows, columns = self._at[mask.shape]
+        # Columns first: decoded masks lie in memory column by column.
+        return encode(mask[:, columns][rows]).counts.decode("ascii")
+
+
+def _centres(source: int, target: int) -> NDArray[np.intp]:
+    return ((2 * np.arange(target) + 1) * source) // (2 * target)
+
+
+def _fitted(size: Size, longest: int) -> Size:
+    """`size` reduced so that its longer side has at most `longest` pixels."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(image: NDArray, size: Size) -> NDArray:
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method))
+
+
+def _webp(image: NDArray[np.uint8], quality: int) -> str:
+    buffer = BytesIO()
+    PilImage.fromarray(image).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _portrait(image: Image, mask: BoolMask, colour: tuple[int, int, int]) -> str:
+    """The object in its surroundings, which are dimmed, outlined in its colour."""
+    height, width = image.shape[:2]
+    at_image = mask
+    if mask.shape != (height, width):
+        resized = cv2.resize(
+            mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        at_image = np.asarray(resized).astype(bool)
+    left, top, right, bottom = _window(at_image)
+    crop = image[top:bottom, left:right]
+    shape = at_image[top:bottom, left:right]
+    size = _fitted_within((bottom - top, right - left), _PORTRAIT_SIZE)
+    small = _resized(crop, size).astype(np.float32)
+    inside = _resized(shape.astype(np.float32), size)
+    picture = small * (0.45 + 0.55 * inside[..., None])
+    canvas = np.ascontiguousarray(picture.round().astype(np.uint8))
+    contours, _ = cv2.findContours(
+        (inside >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_AA)
+    return _webp(canvas, _QUALITIES[0])
+
+
+def _window(mask: BoolMask) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) around an object, in the proportions of a portrait if the image
+    is large enough."""
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0, 0, width, height
+    tall, wide = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+    margin = _PORTRAIT_MARGIN * max(tall, wide) + 2
+    aspect = _PORTRAIT_SIZE[0] / _PORTRAIT_SIZE[1]
+    needed_height = max(tall + 2 * margin, (wide + 2 * margin) / aspect)
+    needed_width = needed_height * aspect
+    top, bottom = _span((rows[0] + rows[-1] + 1) / 2, needed_height, height)
+    left, right = _span((columns[0] + columns[-1] + 1) / 2, needed_width, width)
+    return left, top, right, bottom
+
+
+def _span(centre: float, length: float, limit: int) -> tuple[int, int]:
+    """An interval of `length` around `centre`, moved and cut so that it lies in [0, limit]."""
+    begin = round(max(0.0, min(centre - length / 2, limit - length)))
+    return begin, max(begin + 1, min(limit, round(begin + length)))
+
+
+def _fitted_within(size: Size, box: tuple[int, int]) -> Size:
+    """`size` scaled to fill a box (width, height), up or down."""
+    scale = min(box[0] / size[1], box[1] / size[0])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
