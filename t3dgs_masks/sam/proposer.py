@@ -11,18 +11,36 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from numpy.typing import NDArray
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
-from sam2.utils.amg import MaskData
+from sam2.utils.amg import (
+    MaskData,
+    batched_mask_to_box,
+    calculate_stability_score,
+    mask_to_rle_pytorch,
+)
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
+from torch import Tensor
 
 from t3dgs_masks.config import ProposalConfig
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.types import FrameSequence, Image, Proposal
+
+_MASKS_AT_FRAME_SIZE = 16
+_SMALL = ("logits", "iou_preds", "points")
+
+
+class _KeepSize:
+    """Stands in for SAM2Transforms where masks are not to be enlarged."""
+
+    @staticmethod
+    def postprocess_masks(masks: Tensor, _: tuple[int, int]) -> Tensor:
+        return masks
 
 
 class _CachedFeaturePredictor(SAM2ImagePredictor):
@@ -49,12 +67,29 @@ class _CachedFeaturePredictor(SAM2ImagePredictor):
         self._features = {"image_embed": embedding, "high_res_feats": high_res}
         self._is_image_set = True
 
+    def predict_small(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Three mask logits [P, 3, h, w] at the decoder's resolution, and their predicted IoU
+        [P, 3], for point prompts [P, 1, 2] in the network's own pixels with labels [P, 1]."""
+        # The predictor's own method, so that the network is called as ever; all it is kept from
+        # is to enlarge what comes out.
+        transforms = self._transforms
+        self._transforms: Any = _KeepSize()
+        try:
+            masks, ious, _ = self._predict(
+                coords, labels, multimask_output=True, return_logits=True
+            )
+        finally:
+            self._transforms = transforms
+        return masks, ious
+
 
 class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
     """SAM2's mask generator over cached features.
 
-    It removes small regions on the CPU, as SAM1's does; SAM2's own way needs a CUDA extension
-    that most installs lack and silently skips it there.
+    The stock one brings every mask to frame size before it looks at the predicted IoU; here only
+    those that pass get there, a few at a time. It removes small regions on the CPU, as SAM1's
+    does; SAM2's own way needs a CUDA extension that most installs lack and silently skips it
+    there.
     """
 
     def __init__(
@@ -77,6 +112,48 @@ class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
         if self.min_mask_region_area > 0:
             nms_thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
             data = self.postprocess_small_regions(data, self.min_mask_region_area, nms_thresh)
+        return data
+
+    def _process_batch(  # type: ignore[override]  # sizes and boxes are of the whole image
+        self, points: NDArray[np.float64], im_size: tuple[int, int], *_: object, **__: object
+    ) -> MaskData:
+        """As automatic_mask_generator.py:_process_batch does it for a whole image, where no box
+        can touch the edge of a crop."""
+        pixels = torch.as_tensor(points, dtype=torch.float32, device=self.predictor.device)
+        coords = self.predictor._transforms.transform_coords(
+            pixels, normalize=True, orig_hw=im_size
+        )
+        labels = torch.ones(len(coords), dtype=torch.int, device=coords.device)
+        logits, ious = self.predictor.predict_small(coords[:, None, :], labels[:, None])
+        points_of = pixels.repeat_interleave(logits.shape[1], dim=0)
+        small = MaskData(
+            logits=logits.flatten(0, 1), iou_preds=ious.flatten(0, 1), points=points_of
+        )
+        if self.pred_iou_thresh > 0:
+            small.filter(small["iou_preds"] > self.pred_iou_thresh)
+        data = MaskData()
+        for start in range(0, max(1, len(small["iou_preds"])), _MASKS_AT_FRAME_SIZE):
+            here = slice(start, start + _MASKS_AT_FRAME_SIZE)
+            logits, ious, points_of = (small[name][here] for name in _SMALL)
+            data.cat(self._at_frame_size(logits, ious, points_of, im_size))
+        return data
+
+    def _at_frame_size(
+        self, logits: Tensor, ious: Tensor, points: Tensor, size: tuple[int, int]
+    ) -> MaskData:
+        """Stable masks, with boxes and run-length encoded, of [P, h, w] logits."""
+        full = F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)
+        full = full[:, 0]
+        stability = calculate_stability_score(
+            full, self.mask_threshold, self.stability_score_offset
+        )
+        data = MaskData(masks=full, iou_preds=ious, points=points, stability_score=stability)
+        if self.stability_score_thresh > 0:
+            data.filter(stability >= self.stability_score_thresh)
+        data["masks"] = data["masks"] > self.mask_threshold
+        data["boxes"] = batched_mask_to_box(data["masks"])
+        data["rles"] = mask_to_rle_pytorch(data["masks"])
+        del data["masks"]
         return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.sam.scenes import blob_sequence
 from tests.sam.tiny_sam1 import write_tiny_sam1
 
 LENIENT = ProposalConfig(pred_iou_thresh=0.0, stability_score_thresh=0.0, points_per_batch=7)
+STRICT = ProposalConfig(pred_iou_thresh=0.3, stability_score_thresh=0.5)
 NO_POINTS = np.zeros((0, 2), np.float32)
 
 
@@ -57,7 +59,7 @@ def of_proposals(proposals) -> list[tuple]:
     )
 
 
-@pytest.mark.parametrize("config", [LENIENT, ProposalConfig(0.3, 0.5)], ids=["lenient", "strict"])
+@pytest.mark.parametrize("config", [LENIENT, STRICT], ids=["lenient", "strict"])
 def test_sam2_proposals_are_the_stock_generators(trained_sam2, cpu: Precision, config):
     # At the network's own input size neither side resizes, so that both see the same pixels.
     size = trained_sam2.image_size
@@ -76,6 +78,22 @@ def test_sam2_proposals_are_the_stock_generators(trained_sam2, cpu: Precision, c
     expected = of_records(stock.generate(sequence[1]))
     features = FrameFeatureCache(trained_sam2, sequence, cpu)
     found = of_proposals(Sam2Proposer(trained_sam2, features, cpu, config).propose(1, points))
+    assert expected
+    assert found == expected
+
+
+@pytest.mark.parametrize("config", [LENIENT, STRICT], ids=["lenient", "strict"])
+def test_masks_that_are_enlarged_last_are_the_same(trained_sam2, cpu: Precision, config):
+    """At another frame size than the network's: the stock generator's own steps on our features."""
+    sequence = blob_sequence(2, 2, 96, 136)
+    points = grid(96, 136, 6)
+    proposer = Sam2Proposer(
+        trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), cpu, config
+    )
+    found = of_proposals(proposer.propose(1, points))
+    generator = proposer._generator
+    generator._process_batch = partial(SAM2AutomaticMaskGenerator._process_batch, generator)
+    expected = of_proposals(proposer.propose(1, points))
     assert expected
     assert found == expected
 
