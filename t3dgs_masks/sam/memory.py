@@ -3,6 +3,11 @@
 A frame's features depend on the frame alone; a conditioning memory depends on the frame and on
 the pixels of the mask alone. Both caches use exactly that as their key, so nothing is computed
 twice as long as the cache is large enough, and a value that was evicted is simply computed again.
+
+The passes of a refine walk to the end, back, and to the end again, and look at neighbours on the
+way. Dropping what was used longest ago is the best that can be done for that: with room for the
+neighbours alone a frame is encoded once a pass, and with room for a share of all frames those are
+found again after each turn.
 """
 
 from __future__ import annotations
@@ -10,7 +15,10 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -45,6 +53,9 @@ class LruCache(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._values
+
     @property
     def used_bytes(self) -> int:
         return self._used_bytes
@@ -54,6 +65,11 @@ class LruCache(Generic[Key, Value]):
         if value is not None:
             self._values.move_to_end(key)
         return value
+
+    def drop(self, key: Key) -> None:
+        value = self._values.pop(key, None)
+        if value is not None:
+            self._used_bytes -= self._size_of(value)
 
     def put(self, key: Key, value: Value) -> None:
         previous = self._values.pop(key, None)
@@ -105,8 +121,19 @@ def image_to_tensor(image: Image, image_size: int, device: torch.device) -> Tens
 
 
 def default_cache_bytes() -> int:
-    """A quarter of the machine's memory: room for the features of a few hundred frames."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    """A quarter of the memory that this process may use, and never more than half of what is free:
+    room for the features of some hundred frames."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # In a container the machine's memory is not ours; version 2 and version 1 of its limits.
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # not there, or "max"
+            total = min(total, int((Path("/sys/fs/cgroup") / limit).read_text()))
+    available = total
+    with suppress(OSError, StopIteration, ValueError):  # only Linux tells
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        available = int(line.split()[1]) * 1024
+    return min(total // 4, available // 2)
 
 
 class FrameFeatureCache:
@@ -134,6 +161,9 @@ class FrameFeatureCache:
         self._cache: LruCache[int, FrameFeatures] = LruCache(budget, lambda f: f.num_bytes)
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
+        self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._last_encoded = 0
 
     @property
     def frames(self) -> FrameSequence:
@@ -163,13 +193,29 @@ class FrameFeatureCache:
 
     @torch.inference_mode()
     def _encode(self, frame_idx: int) -> FrameFeatures:
-        image = image_to_tensor(self._frames[frame_idx], self._model.image_size, self._model.device)
+        image = self._pixels(frame_idx).to(self._model.device)
         with self._precision.autocast():
             output = self._model.forward_image(image)
         num_levels = self._model.num_feature_levels
         if not self._positions:
             self._positions = [pos[:1] for pos in output["vision_pos_enc"][-num_levels:]]
         return FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
+
+    def _pixels(self, frame_idx: int) -> Tensor:
+        """[1, 3, S, S] on the host; the frame that comes next in this direction, if it will have to
+        be encoded too, is read and resized beside the network."""
+        ahead, self._ahead = self._ahead, None
+        is_read = ahead is not None and ahead[0] == frame_idx
+        pixels = ahead[1].result() if ahead is not None and is_read else self._read(frame_idx)
+        following = frame_idx + (1 if frame_idx >= self._last_encoded else -1)
+        self._last_encoded = frame_idx
+        if 0 <= following < len(self._frames) and following not in self._cache:
+            self._ahead = following, self._reader.submit(self._read, following)
+        return pixels
+
+    def _read(self, frame_idx: int) -> Tensor:
+        host = torch.device("cpu")
+        return image_to_tensor(self._frames[frame_idx], self._model.image_size, host)
 
 
 @dataclass(frozen=True)
@@ -189,24 +235,47 @@ class MemoryBank:
 
     The caller owns it: the tracker puts memories in and takes them out, and nothing else changes
     them. Two objects with the same pixels on the same frame share one memory.
+
+    Masks that were united with others never come back, and windows of conditioning frames move
+    on: memories that the last few starts did not use are dropped, so that the bank does not grow
+    with the sequence.
+
+    Args:
+        budget_bytes: the most that is kept in any case; default: `default_cache_bytes`.
+        kept_starts: after so many starts without it a memory is dropped.
     """
 
-    def __init__(self, budget_bytes: int | None = None) -> None:
+    def __init__(self, budget_bytes: int | None = None, kept_starts: int = 4) -> None:
         budget = default_cache_bytes() if budget_bytes is None else budget_bytes
         self._cache: LruCache[tuple[int, Rle], ObjectMemory] = LruCache(
             budget, lambda memory: memory.num_bytes
         )
+        self._kept_starts = kept_starts
+        self._start = 0
+        self._used_in: dict[tuple[int, Rle], int] = {}  # the last start that used it
         self.positions: Tensor | None = None
         """[1, mem_dim, h, w] position encoding of every memory alike; None before the first."""
 
     def __len__(self) -> int:
         return len(self._cache)
 
+    def begin_start(self) -> None:
+        """The tracker is being conditioned anew."""
+        self._start += 1
+        oldest = self._start - self._kept_starts
+        for key in [key for key, start in self._used_in.items() if start < oldest]:
+            del self._used_in[key]
+            self._cache.drop(key)
+
     def get(self, frame_idx: int, mask: Rle) -> ObjectMemory | None:
-        return self._cache.get((frame_idx, mask))
+        memory = self._cache.get((frame_idx, mask))
+        if memory is not None:
+            self._used_in[frame_idx, mask] = self._start
+        return memory
 
     def put(self, frame_idx: int, mask: Rle, memory: ObjectMemory) -> None:
         self._cache.put((frame_idx, mask), memory)
+        self._used_in[frame_idx, mask] = self._start
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ class Sam2Tracker:
 
     def _encode_conditioning(self, batches: list[_Batch]) -> None:
         """Fill every batch's conditioning memories, encoding those that the bank lacks."""
+        self._bank.begin_start()
         wanted: dict[int, dict[Rle, ObjectMemory | None]] = {}
         for batch in batches:
             for frame_idx, masks in batch.conditioning_masks.items():
