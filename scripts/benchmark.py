@@ -19,8 +19,9 @@ something else runs on the machine.
 The floor is the sum of the network calls that nobody could leave out, each at its own time in the
 same run (the median of its calls of that shape): every image once; one memory attention and one
 mask decoder call per frame and pass for all objects together; one memory per frame passed, again
-for all objects together; and one memory and one object pointer for every different mask that the
-tracker was conditioned on. Pixels, files, prompts and everything else count as zero in it.
+for all objects together; one memory for every different mask that the tracker was conditioned
+on, and one object pointer (a mask decoder call) for those that it was conditioned on from the
+past, the only ones that SAM2 reads. Pixels, files, prompts and everything else count as zero.
 """
 
 from __future__ import annotations
@@ -233,15 +234,20 @@ class DiscTracker:
         self._real = real
         self._discs = discs
         self._visits: Counter[int] = Counter()
+        self._given: list[tuple[int, Rle]] = []  # since the last `forget`
         self.conditioned: set[tuple[int, Rle]] = set()
+        self.pointed_at: set[tuple[int, Rle]] = set()
+        """What was conditioned on from the past; of the future, SAM2 reads no object pointers."""
         self.steps = 0
         self.steps_remembered = 0  # those that a later step of the same propagation follows
         self.rss_at_first_step_mb: float | None = None
 
     def forget(self) -> None:
+        self._given = []
         self._real.forget()
 
     def condition(self, frame_idx: int, object_id: int, mask: Rle) -> None:
+        self._given.append((frame_idx, mask))
         self.conditioned.add((frame_idx, mask))
         self._real.condition(frame_idx, object_id, mask)
 
@@ -251,6 +257,11 @@ class DiscTracker:
                 self.rss_at_first_step_mb = rss_mb()
             self.steps += 1
             self.steps_remembered += position > 0
+            self.pointed_at.update(
+                given
+                for given in self._given
+                if (given[0] >= tracked.frame_idx if reverse else given[0] <= tracked.frame_idx)
+            )
             grown_px = self._visits[tracked.frame_idx]
             self._visits[tracked.frame_idx] += 1
             yield TrackedFrame(
@@ -413,8 +424,8 @@ def floor(tracker: DiscTracker, seen: _Times, case: Case) -> float:
     seconds += case.frames * unit("image_encoder", 1)
     seconds += tracker.steps * unit("mask_decoder", batch, 2)
     seconds += tracker.steps_remembered * unit("memory_encoder", batch)
-    conditionings = len(tracker.conditioned) / batch
-    seconds += conditionings * (unit("mask_decoder", batch, 2) + unit("memory_encoder", batch))
+    seconds += len(tracker.pointed_at) / batch * unit("mask_decoder", batch, 2)
+    seconds += len(tracker.conditioned) / batch * unit("memory_encoder", batch)
     for shape, times in seen["mask_decoder"].items():
         if shape[1] > 2:  # the proposals of the first frame
             seconds += len(times) * medians["mask_decoder"][shape]

@@ -223,11 +223,12 @@ class ObjectMemory:
     """What SAM2 remembers of one object on one frame (sam2_base.py:track_step)."""
 
     features: Tensor  # [1, mem_dim, h, w] bfloat16, as the official predictor stores it
-    object_pointer: Tensor  # [1, C]
+    object_pointer: Tensor | None = None  # [1, C]; None as long as nothing has asked for it
 
     @property
     def num_bytes(self) -> int:
-        return self.features.nbytes + self.object_pointer.nbytes
+        pointer = 0 if self.object_pointer is None else self.object_pointer.nbytes
+        return self.features.nbytes + pointer
 
 
 class MemoryBank:
@@ -284,22 +285,20 @@ class BatchedMemory:
 
     features: Tensor  # [B, mem_dim, h, w]
     positions: Tensor  # [1, mem_dim, h, w]
-    object_pointers: Tensor  # [B, C]
+    object_pointers: Tensor | None = None  # [B, C]
 
     @staticmethod
     def stack(
         memories: Sequence[ObjectMemory], positions: Tensor, dtype: torch.dtype
     ) -> BatchedMemory:
+        """Without the object pointers, which not every use of a memory needs."""
         device = positions.device
-        return BatchedMemory(
-            torch.cat([memory.features.to(device) for memory in memories]).to(dtype),
-            positions,
-            torch.cat([memory.object_pointer.to(device) for memory in memories]),
-        )
+        features = [memory.features.to(device, non_blocking=True) for memory in memories]
+        return BatchedMemory(torch.cat(features).to(dtype), positions)
 
     def as_output(self) -> dict[str, object]:
         """The entry of SAM2Base's `output_dict` that stands for this memory."""
-        batch = self.object_pointers.shape[0]
+        batch = self.features.shape[0]
         return {
             "maskmem_features": self.features,
             "maskmem_pos_enc": [self.positions.expand(batch, -1, -1, -1)],

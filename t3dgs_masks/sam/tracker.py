@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -177,25 +177,13 @@ class Sam2Tracker:
         if not masks:
             return []
         model = self._model
-        inputs = torch.cat([self._mask_input(mask) for mask in masks])
+        given = self._as_given(masks)
         features = self._features.batched(frame_idx, len(masks))
         with self._precision.autocast():
-            output = model.track_step(
-                frame_idx=frame_idx,
-                is_init_cond_frame=True,
-                current_vision_feats=features.vision_feats,
-                current_vision_pos_embeds=features.vision_pos_embeds,
-                feat_sizes=features.sizes,
-                point_inputs=None,
-                mask_inputs=inputs,
-                output_dict={},
-                num_frames=len(self._features.frames),
-                run_mem_encoder=False,
-            )
             # From the low-resolution logits and not from the mask itself, as the official
             # predictor does: it is what its conditioning memories look like.
             high_res = F.interpolate(
-                output["pred_masks"],
+                given["pred_masks"],
                 size=(model.image_size, model.image_size),
                 mode="bilinear",
                 align_corners=False,
@@ -204,21 +192,76 @@ class Sam2Tracker:
                 current_vision_feats=features.vision_feats,
                 feat_sizes=features.sizes,
                 pred_masks_high_res=high_res,
-                object_score_logits=output["object_score_logits"],
+                object_score_logits=given["object_score_logits"],
                 is_mask_from_pts=True,
             )
         self._bank.positions = positions[-1][:1]
         host_features = memory_features.to(torch.bfloat16).cpu()
-        host_pointers = output["obj_ptr"].cpu()
         memories = []
         for slot, mask in enumerate(masks):
             # Cloned: a view would keep the whole batch alive after the others are evicted.
-            memory = ObjectMemory(
-                host_features[slot : slot + 1].clone(), host_pointers[slot : slot + 1].clone()
-            )
+            memory = ObjectMemory(host_features[slot : slot + 1].clone())
             self._bank.put(frame_idx, mask, memory)
             memories.append(memory)
         return memories
+
+    def _fill_in_pointers(self, batch: _Batch, frame_idx: int, *, reverse: bool) -> None:
+        """Object pointers of those conditioning memories that a step at `frame_idx` reads.
+
+        SAM2 reads them from the past alone (sam2_base.py:_prepare_memory_conditioned_features),
+        so a frame that only ever conditions from the future costs no mask decoder call.
+        """
+        model = self._model
+        from_past_only = (
+            model.only_obj_ptrs_in_the_past_for_eval and model.max_cond_frames_in_attn == -1
+        )
+        for conditioning_idx, memory in batch.conditioning.items():
+            is_past = conditioning_idx >= frame_idx if reverse else conditioning_idx <= frame_idx
+            if memory.object_pointers is None and (is_past or not from_past_only):
+                pointers = self._pointers(
+                    conditioning_idx, batch.conditioning_masks[conditioning_idx]
+                )
+                batch.conditioning[conditioning_idx] = replace(memory, object_pointers=pointers)
+
+    def _pointers(self, frame_idx: int, masks: list[Rle]) -> Tensor:
+        """[B, C] object pointers of given masks on one frame, from the bank or new."""
+        device = self._model.device
+        found: dict[Rle, Tensor] = {}
+        for mask in masks:
+            memory = self._bank.get(frame_idx, mask)
+            if memory is not None and memory.object_pointer is not None:
+                found[mask] = memory.object_pointer.to(device, non_blocking=True)
+        missing = [mask for mask in dict.fromkeys(masks) if mask not in found]
+        if missing:
+            pointers = self._point_at(frame_idx, missing)
+            host = pointers.cpu()
+            for slot, mask in enumerate(missing):
+                here = slice(slot, slot + 1)
+                found[mask] = pointers[here]
+                memory = self._bank.get(frame_idx, mask)
+                if memory is not None:
+                    memory = replace(memory, object_pointer=host[here].clone())
+                    self._bank.put(frame_idx, mask, memory)
+        return torch.cat([found[mask] for mask in masks])
+
+    @torch.inference_mode()
+    def _point_at(self, frame_idx: int, masks: list[Rle]) -> Tensor:
+        """[B, C]: what sam2_video_predictor.py does in add_new_mask."""
+        features = self._features.batched(frame_idx, len(masks))
+        with self._precision.autocast():
+            output = self._model.track_step(
+                frame_idx=frame_idx,
+                is_init_cond_frame=True,
+                current_vision_feats=features.vision_feats,
+                current_vision_pos_embeds=features.vision_pos_embeds,
+                feat_sizes=features.sizes,
+                point_inputs=None,
+                mask_inputs=torch.cat([self._mask_input(mask) for mask in masks]),
+                output_dict={},
+                num_frames=len(self._features.frames),
+                run_mem_encoder=False,
+            )
+        return output["obj_ptr"]
 
     def _mask_input(self, mask: Rle) -> Tensor:
         """[1, 1, S, S] float32 in {0, 1}: add_new_mask's resizing."""
@@ -235,7 +278,8 @@ class Sam2Tracker:
     def _track(self, batch: _Batch, frame_idx: int, *, reverse: bool) -> dict[str, Tensor]:
         """One step of one batch; SAM2Base's own output without a memory yet."""
         if frame_idx in batch.conditioning_masks:
-            return self._given(batch, frame_idx)
+            return self._as_given(batch.conditioning_masks[frame_idx])
+        self._fill_in_pointers(batch, frame_idx, reverse=reverse)
         features = self._features.batched(frame_idx, len(batch.object_ids))
         with self._precision.autocast(), self._lean_attention():
             return self._model.track_step(
@@ -264,10 +308,10 @@ class Sam2Tracker:
             nullcontext() if self._attention is None else self._attention.in_place_in(self._model)
         )
 
-    def _given(self, batch: _Batch, frame_idx: int) -> dict[str, Tensor]:
+    def _as_given(self, masks: list[Rle]) -> dict[str, Tensor]:
         """On a conditioning frame the output is the mask that was given
         (sam2_base.py:_use_mask_as_output: logits of -10 and +10)."""
-        inputs = torch.cat([self._mask_input(mask) for mask in batch.conditioning_masks[frame_idx]])
+        inputs = torch.cat([self._mask_input(mask) for mask in masks])
         high_res = inputs * 20.0 - 10.0
         size = self._model.image_size // 4
         low_res = F.interpolate(
