@@ -38,6 +38,12 @@ class RefineConfig:
     """Fill holes of up to this many pixels in every tracked mask. 0 leaves masks as they are."""
     seed: int = 0
     """Seed of the random point prompts."""
+    guard: Literal["auto", "off"] = "auto"
+    """auto: with coarse masks, tracked masks are believed on a frame as far as its coarse mask and
+    residual support them, and fall back to the coarse mask where they do not. off: believe all."""
+    ordered: Literal["auto", "yes", "no"] = "auto"
+    """Whether the frames are a video. no: a set of photos, where an object has to be supported by
+    each frame on its own. auto looks at the frames and says what it decided. For --guard auto."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from t3dgs_masks.io.outputs import (
     StagedResult,
 )
 from t3dgs_masks.io.prompts import Prompts, open_prompts
+from t3dgs_masks.refine.ordering import Ordering, judge_ordering
 from t3dgs_masks.refine.pipeline import RefineResult, refine
 from t3dgs_masks.report.memory import peak_rss_mb
 from t3dgs_masks.report.overlay import OverlayWriter, overlay_frame
@@ -334,6 +335,9 @@ def _run_algorithm(
     prompts: PromptSource | None = inputs.prompts
     if page is not None and prompts is not None:
         prompts = page.watched(prompts)
+    ordering = None
+    if settings.algorithm.guard == "auto":
+        ordering = _judge_ordering(settings, frames, progress)
     try:
         return refine(
             num_frames=len(frames),
@@ -344,9 +348,20 @@ def _run_algorithm(
             tracker=networks.tracker,
             config=settings.algorithm,
             observer=progress,
+            ordering=ordering,
         )
     finally:
         networks.counter.close()
+
+
+def _judge_ordering(
+    settings: RefineSettings, frames: FrameSequence, progress: RichProgress
+) -> Ordering:
+    with progress.stage("looking at the frames"):
+        ordering = judge_ordering(frames, settings.algorithm.ordered)
+    if not ordering.ordered:
+        progress.notice(f"the frames are photos rather than a video, because {ordering.reason}")
+    return ordering
 
 
 @contextmanager
@@ -456,6 +471,7 @@ def _records(result: RefineResult) -> list[MaskletRecord]:
             reason=verdict.reason,
             transience_score=verdict.transience_score,
             segmentations=result.masklets[verdict.object_id].segmentations,
+            doubts={} if result.guard is None else result.guard.doubts_about(verdict.object_id),
         )
         for verdict in result.verdicts
     ]
@@ -492,6 +508,7 @@ def _report(
         ),
         notices=(*inputs.notices, *result.notices),
         sources=sources,
+        guard={} if result.guard is None else result.guard.as_json(),
     )
 
 

@@ -52,6 +52,8 @@ class MaskletRecord:
     reason: str
     transience_score: float | None  # None where nothing was there to score it by
     segmentations: Mapping[int, Rle]  # frame index -> pixels of the object
+    doubts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Reason -> frames on which a tracked mask was not believed, or not all of it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Report:
     prompts: PromptReport = PromptReport()
     notices: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)  # setting -> absolute path it named
+    guard: Mapping[str, Any] = field(default_factory=dict)  # empty: it was off, or had no prompts
 
     @property
     def image_encodings_per_frame(self) -> float:
@@ -426,6 +429,7 @@ class StagedResult:
                 str(frame_idx): self._segmentation_json(rle)
                 for frame_idx, rle in sorted(record.segmentations.items())
             },
+            **({"doubts": dict(record.doubts)} if record.doubts else {}),
         }
 
     def _segmentation_json(self, rle: Rle) -> dict[str, Any]:
@@ -509,6 +513,7 @@ def _parse_masklet(item: dict[str, Any], num_frames: int, height: int, width: in
         reason=_typed(item["reason"], str, "reason"),
         transience_score=None if score is None else float(score),
         segmentations=segmentations,
+        doubts=_typed(item.get("doubts", {}), dict, "doubts"),
     )
 
 

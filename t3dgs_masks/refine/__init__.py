@@ -1,14 +1,20 @@
 """The algorithm: masklets from proposals and a tracker, judged by coarse masks and residuals."""
 
+from t3dgs_masks.refine.guard import Doubt, Guard, GuardOutcome
 from t3dgs_masks.refine.masklets import Masklet, MaskletSet
 from t3dgs_masks.refine.observer import RefineObserver, SilentObserver, Stage
+from t3dgs_masks.refine.ordering import Ordering, judge_ordering
 from t3dgs_masks.refine.passes import PassCounts
 from t3dgs_masks.refine.pipeline import RefineResult, refine
 from t3dgs_masks.refine.scoring import TransienceScorer, Verdict, judge, keep_all
 
 __all__ = [
+    "Doubt",
+    "Guard",
+    "GuardOutcome",
     "Masklet",
     "MaskletSet",
+    "Ordering",
     "PassCounts",
     "RefineObserver",
     "RefineResult",
@@ -17,6 +23,7 @@ __all__ = [
     "TransienceScorer",
     "Verdict",
     "judge",
+    "judge_ordering",
     "keep_all",
     "refine",
 ]

@@ -103,6 +103,13 @@ class MaskletSet:
         self._segmentations[object_id][frame_idx] = mask
         self._ids_at.setdefault(frame_idx, set()).add(object_id)
 
+    def remove(self, frame_idx: int, object_id: int) -> None:
+        """Take an object's mask off one frame; the object stays known, without any mask too."""
+        del self._segmentations[object_id][frame_idx]
+        self._ids_at[frame_idx].discard(object_id)
+        if not self._ids_at[frame_idx]:
+            del self._ids_at[frame_idx]
+
     def unite(self, frame_idx: int, found: Mapping[int, Rle]) -> None:
         """OR masks (object_id -> mask) into what the frame already holds."""
         held = self.at_frame(frame_idx)

@@ -14,11 +14,12 @@ from itertools import islice
 
 from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
+from t3dgs_masks.refine.guard import Doubt, Guard
 from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.merge import duplicate_groups
 from t3dgs_masks.refine.observer import Stage
 from t3dgs_masks.refine.proposals import ProposalSearch
-from t3dgs_masks.types import Rle, TrackedFrame, Tracker
+from t3dgs_masks.types import BoolMask, Rle, TrackedFrame, Tracker
 
 
 @dataclass
@@ -43,6 +44,8 @@ class PassState:
     started_at: int | None = None
     """The frame at which the propagation now running was started."""
     counts: PassCounts = field(default_factory=PassCounts)
+    doubts: list[Doubt] = field(default_factory=list)
+    """Tracked masks that the guard did not believe, or not entirely."""
 
 
 def frames_before(masklets: MaskletSet, frame_idx: int, limit: int) -> list[int]:
@@ -77,12 +80,14 @@ class Pass(ABC):
         config: RefineConfig,
         last_frame: int,
         state: PassState | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.masklets = masklets
         self.state = state or PassState()
         self._tracker = tracker
         self._config = config
         self._last_frame = last_frame
+        self._guard = guard
         self._live: Iterator[TrackedFrame] | None = None
 
     @property
@@ -143,17 +148,36 @@ class Pass(ABC):
         return self._believed(tracked)
 
     def _believed(self, tracked: TrackedFrame) -> dict[int, Rle]:
-        """What of a tracked frame counts: masks with any pixel, small holes filled if asked for.
+        """What of a tracked frame counts: masks with any pixel, small holes filled if asked for,
+        as far as the guard (if there is one) believes them.
 
         An empty mask says that the object is not there; from here on it is as if the tracker had
         not named the object at all.
         """
         area = self._config.fill_hole_area
-        return {
-            found.object_id: masks.encode(masks.fill_holes(found.mask, area))
-            for found in tracked.objects
-            if found.mask.any()
+        found = {
+            tracked_object.object_id: masks.fill_holes(tracked_object.mask, area)
+            for tracked_object in tracked.objects
+            if tracked_object.mask.any()
         }
+        if self._guard is not None:
+            found = self._guarded(self._guard, tracked.frame_idx, found)
+        return {object_id: masks.encode(mask) for object_id, mask in found.items()}
+
+    def _guarded(
+        self, guard: Guard, frame_idx: int, found: Mapping[int, BoolMask]
+    ) -> dict[int, BoolMask]:
+        """object_id -> what the guard believes of the masks tracked to a frame."""
+        held = self.masklets.at_frame(frame_idx)
+        believed = {}
+        for object_id, mask in found.items():
+            known = masks.decode(held[object_id]) if object_id in held else None
+            part, reason = guard.believed(frame_idx, mask, known)
+            if reason is not None:
+                self.state.doubts.append(Doubt(frame_idx, object_id, reason, "passes"))
+            if part is not None:
+                believed[object_id] = part
+        return believed
 
     def _merge(self, found: Mapping[int, Rle]) -> bool:
         """Merge the duplicates among one frame's masks on all frames; True if there were any."""
@@ -208,8 +232,9 @@ class ForwardPass(_ContinuousPass):
         last_frame: int,
         search: ProposalSearch,
         state: PassState | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        super().__init__(masklets, tracker, config, last_frame, state)
+        super().__init__(masklets, tracker, config, last_frame, state, guard)
         self._search = search
 
     @property

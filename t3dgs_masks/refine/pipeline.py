@@ -14,17 +14,21 @@ from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
+from t3dgs_masks.refine.guard import Doubt, Guard, GuardOutcome
 from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.observer import RefineObserver, SilentObserver, Stage
+from t3dgs_masks.refine.ordering import ASSUMED_ORDERED, Ordering
 from t3dgs_masks.refine.passes import BackwardPass, FinalPass, ForwardPass, Pass, PassCounts
 from t3dgs_masks.refine.proposals import ProposalSearch
 from t3dgs_masks.refine.scoring import TransienceScorer, Verdict, judge, keep_all
 from t3dgs_masks.types import PromptSource, Proposer, Tracker
 
 NOTHING_FOUND = (
-    "no proposal passed the thresholds; all frames are written as all-static; "
+    "no proposal passed the thresholds; {written}; "
     "lower --pred-iou-thresh / --stability-score-thresh{promptable}"
 )
+ALL_STATIC = "all frames are written as all-static"
+COARSE_ALONE = "masks are the coarse masks, where those look transient"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class RefineResult:
     counts: Mapping[Stage, PassCounts]
     """What happened in the passes; all zero for one that was not needed."""
     notices: tuple[str, ...]
+    guard: GuardOutcome | None = None
+    """What the guard did to the masklets; None if it was off, or the run promptless."""
 
     @cached_property
     def kept_ids(self) -> frozenset[int]:
@@ -91,6 +97,7 @@ def refine(
     tracker: Tracker,
     config: RefineConfig | None = None,
     observer: RefineObserver | None = None,
+    ordering: Ordering | None = None,
 ) -> RefineResult:
     """Find the transient objects of a sequence and follow them through it (TMR, arXiv 2412.00155).
 
@@ -104,6 +111,7 @@ def refine(
         tracker: follows objects from frame to frame.
         config: settings; the defaults are the reference's.
         observer: told about progress and notices.
+        ordering: whether the frames are a video, for the guard; None = they are.
     """
     config = config or RefineConfig()
     _check(config, num_frames)
@@ -112,18 +120,33 @@ def refine(
     if config.num_iterations is not None:
         last_frame = min(config.num_iterations, last_frame)
     masklets = MaskletSet()
+    guard = None
+    if prompts is not None and config.guard == "auto":
+        guard = Guard(prompts, last_frame + 1, ordering or ASSUMED_ORDERED)
+        prompts = guard.prompts
     search = ProposalSearch(height, width, prompts, proposer, config)
     counts = {stage: PassCounts() for stage in (Stage.FORWARD, Stage.BACKWARD, Stage.FINAL)}
 
-    _run(ForwardPass(masklets, tracker, config, last_frame, search), counts, log)
+    doubts: list[Doubt] = []
+    forward = ForwardPass(masklets, tracker, config, last_frame, search, guard=guard)
+    doubts += _run(forward, counts, log)
     if len(masklets) == 0:
-        promptable = " / --lambda-ref, or check the coarse masks" if prompts is not None else ""
-        log.notice(NOTHING_FOUND.format(promptable=promptable))
         verdicts = ()
     else:
-        _run(BackwardPass(masklets, tracker, config, last_frame), counts, log)
-        _run(FinalPass(masklets, tracker, config, last_frame), counts, log)
+        backward = BackwardPass(masklets, tracker, config, last_frame, guard=guard)
+        doubts += _run(backward, counts, log)
+        final = FinalPass(masklets, tracker, config, last_frame, guard=guard)
+        doubts += _run(final, counts, log)
         verdicts = _filter(masklets, prompts, config, last_frame, log)
+    found = verdicts
+    outcome = None
+    if guard is not None:
+        begin = time.perf_counter()
+        verdicts, outcome = guard.settle(masklets, verdicts, doubts)
+        log.seconds[Stage.FILTER] += time.perf_counter() - begin
+    if not any(verdict.kept for verdict in found):
+        fell_back = outcome is not None and outcome.coarse_object_id is not None
+        log.notice(_nothing_kept(found, prompts is not None, fell_back))
     return RefineResult(
         num_frames=num_frames,
         height=height,
@@ -133,6 +156,7 @@ def refine(
         seconds=log.seconds,
         counts=counts,
         notices=tuple(log.notices),
+        guard=outcome,
     )
 
 
@@ -152,7 +176,8 @@ def _check(config: RefineConfig, num_frames: int) -> None:
             raise UserError(f"{flag} is {value}; it has to be at least {minimum}")
 
 
-def _run(current: Pass, counts: dict[Stage, PassCounts], log: _Log) -> None:
+def _run(current: Pass, counts: dict[Stage, PassCounts], log: _Log) -> list[Doubt]:
+    """Run a pass to its end; returns what its guard did not believe."""
     with log.stage(current.stage, len(current.frames)):
         try:
             while not current.finished:
@@ -161,6 +186,7 @@ def _run(current: Pass, counts: dict[Stage, PassCounts], log: _Log) -> None:
         finally:
             current.close()
     counts[current.stage] = current.state.counts
+    return current.state.doubts
 
 
 def _filter(
@@ -186,9 +212,16 @@ def _filter(
     )
     if not prompts.has_residuals:
         log.notice("no residuals were given: objects are judged by the coarse masks alone")
-    if not any(verdict.kept for verdict in verdicts):
-        log.notice(
-            f"the filter rejected every object ({len(verdicts)}); all frames are written as "
-            "all-static; lower --filter-threshold / --lambda-val to keep more"
-        )
     return verdicts
+
+
+def _nothing_kept(verdicts: tuple[Verdict, ...], promptable: bool, fell_back: bool) -> str:
+    """The notice where no object is kept, neither of none nor of some (with their verdicts)."""
+    written = COARSE_ALONE if fell_back else ALL_STATIC
+    if verdicts:
+        return (
+            f"the filter rejected every object ({len(verdicts)}); {written}; lower "
+            "--filter-threshold / --lambda-val to keep more"
+        )
+    flags = " / --lambda-ref, or check the coarse masks" if promptable else ""
+    return NOTHING_FOUND.format(written=written, promptable=flags)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def run(
         prompts=prompts,
         proposer=proposer,
         tracker=tracker or StillTracker(num_frames),
-        config=config,
+        config=replace(config or RefineConfig(), guard="off"),
         observer=observer,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def run(
         prompts=prompts,
         proposer=proposer,
         tracker=tracker,
-        config=config,
+        config=replace(config or RefineConfig(), guard="off"),
         observer=log,
     )
     assert tracker.live_generators == 0, "every propagation was closed"
