@@ -25,6 +25,7 @@ from t3dgs_masks.export_job import exports_of, run_export
 from t3dgs_masks.io.images import shown
 from t3dgs_masks.io.outputs import (
     OVERLAY,
+    PAGE,
     REPORT,
     MaskletFile,
     MaskletRecord,
@@ -36,6 +37,7 @@ from t3dgs_masks.io.outputs import (
 from t3dgs_masks.io.publish import ENTRIES, MARKER, MASK_FOLDER, MASKLETS
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.report.text import duration, printable
+from t3dgs_masks.report_job import refresh_report
 from t3dgs_masks.types import Rle
 
 KEPT_BY_HAND = "kept by hand"
@@ -73,6 +75,8 @@ def run_refilter(settings: RefilterSettings) -> RefilterSummary:
     records = _judged(refined, settings)
     applied, notices = find_applied(result, settings.apply)
     share = _rewrite(result, replace(file, masklets=records), refined, settings)
+    if (result / PAGE).is_file() and not refresh_report(result):
+        notices.append(f"{PAGE} is as it was: `t3dgs-masks report` writes it anew")
     if applied is not None:
         _apply(result, applied)
     renewed = _renew_exports(result, notices) if settings.exports else []

@@ -24,17 +24,19 @@ from t3dgs_masks.types import BoolMask, FramePrompt, Image
 PICTURE_BUDGET = 18_000_000  # characters for all frames; what else is in the file is small
 
 _LONGEST_SIDE, _SHORTEST_LONG_SIDE = 960, 320  # of a photo's longer side, pixels
-_CHARACTERS_PER_PIXEL = 0.2  # of a photo with much detail, at the best quality
+_CHARACTERS_PER_PIXEL = 0.15  # of a photo with much detail, at the best quality
 _LONGEST_GRID, _SHORTEST_LONG_GRID = 640, 192
 _CHARACTERS_PER_MASK_COLUMN = 0.6  # of the whole grid: most objects are small
 _MASKS_SHARE = 0.4  # of the budget
 _LONGEST_RESIDUAL = 320
-_QUALITIES = (76, 60, 45, 30, 15)
+_BEST_QUALITY = 76
+# (quality, scale) of photos, from the best to the smallest.
+_STEPS = ((_BEST_QUALITY, 1.0), (60, 1.0), (45, 1.0), (30, 1.0), (45, 0.6), (30, 0.4))
 _RESIDUAL_QUALITY = 55
 _WEBP_EFFORT = 2  # of 6: the rest saves little and costs much
 
-_PORTRAIT_SIZE = (144, 108)  # width, height
-_PORTRAIT_MARGIN = 0.2  # of the object's longer side, on each of its sides
+_PORTRAIT_SIZE = (136, 136)  # width, height
+_PORTRAIT_MARGIN = 0.1  # of the object's longer side, on each of its sides
 _BRIGHT_RESIDUAL = 99.5  # percentile that is shown as the brightest
 _LEAST_BRIGHT_RESIDUAL = 0.02
 
@@ -96,6 +98,7 @@ class PictureCollector:
         self._spent = 0
         self._spent_on_masks = 0
         self._photos_done = 0
+        self._last_step = 0  # of the last photo
         self._photo_size = self._size_of_photos()
         self._coarse_sampler = _Sampler(_fitted(self._size, _LONGEST_GRID))
         self._residual_size = _fitted(self._photo_size, _LONGEST_RESIDUAL)
@@ -185,11 +188,15 @@ class PictureCollector:
         masks_to_come = self._spent_on_masks / (self._photos_done + 1) * (left - 1)
         allowance = (self._budget - self._spent - masks_to_come) / left
         small = _resized(image, _fitted((image.shape[0], image.shape[1]), max(self._photo_size)))
+        # Frames of a sequence are alike: what the last one needed is not tried in vain again.
         encoded = ""
-        for quality in _QUALITIES:
-            encoded = _webp(small, quality)
+        for step in range(max(0, self._last_step - 1), len(_STEPS)):
+            self._last_step = step
+            quality, scale = _STEPS[step]
+            size = _fitted((small.shape[0], small.shape[1]), round(scale * max(small.shape)))
+            encoded = _webp(_resized(small, size), quality)
             if len(encoded) <= allowance:
-                return encoded
+                break
         return encoded
 
 
@@ -256,8 +263,8 @@ def _portrait(image: Image, mask: BoolMask, colour: tuple[int, int, int]) -> str
     contours, _ = cv2.findContours(
         (inside >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
-    cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_AA)
-    return _webp(canvas, _QUALITIES[0])
+    cv2.drawContours(canvas, contours, -1, colour, 2, cv2.LINE_AA)
+    return _webp(canvas, _BEST_QUALITY)
 
 
 def _window(mask: BoolMask) -> tuple[int, int, int, int]:

@@ -23,10 +23,14 @@
   );
   let threshold = data.threshold;
 
+  const cleanup = { ...data.cleanup };
+  const CLEANUP_FLAGS = { fill_holes: "--fill-holes", min_area: "--min-area", dilate: "--dilate" };
+
   const isKept = (item) => byHand.get(item.object_id) ?? passes(item, threshold);
 
   function undoAll() {
     threshold = data.threshold;
+    Object.assign(cleanup, data.cleanup);
     byHand.clear();
     givenByHand.forEach((kept, id) => byHand.set(id, kept));
   }
@@ -43,6 +47,9 @@
     if (idsOf(true)) parts.push("--keep", idsOf(true));
     if (idsOf(false)) parts.push("--drop", idsOf(false));
     if (hasScores) parts.push("--filter-threshold", String(threshold));
+    for (const [name, flag] of Object.entries(CLEANUP_FLAGS)) {
+      if (cleanup[name]) parts.push(flag, String(cleanup[name]));
+    }
     return parts.join(" ");
   }
 
@@ -108,6 +115,74 @@
       }
     }
     return null;
+  }
+
+  // Pixels of one value that hang together, one group at a time.
+  function eachComponent(mask, value, diagonal, height, width, visit) {
+    const seen = new Uint8Array(mask.length);
+    for (let start = 0; start < mask.length; start++) {
+      if (seen[start] || mask[start] !== value) continue;
+      const group = [start];
+      let touchesBorder = false;
+      seen[start] = 1;
+      for (let next = 0; next < group.length; next++) {
+        const x = group[next] % width, y = Math.floor(group[next] / width);
+        touchesBorder ||= x === 0 || y === 0 || x === width - 1 || y === height - 1;
+        for (let dy = -1; dy <= 1; dy++) {
+          for (let dx = -1; dx <= 1; dx++) {
+            const nx = x + dx, ny = y + dy;
+            if ((dx && dy && !diagonal) || nx < 0 || ny < 0 || nx >= width || ny >= height) continue;
+            const at = ny * width + nx;
+            if (seen[at] || mask[at] !== value) continue;
+            seen[at] = 1;
+            group.push(at);
+          }
+        }
+      }
+      visit(group, touchesBorder);
+    }
+  }
+
+  // Everything at most `radius` steps of the 4-connected cross away from the mask.
+  function dilated(mask, radius, height, width) {
+    const steps = new Float32Array(mask.length).fill(Infinity);
+    mask.forEach((inside, at) => { if (inside) steps[at] = 0; });
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const at = y * width + x;
+        if (x > 0) steps[at] = Math.min(steps[at], steps[at - 1] + 1);
+        if (y > 0) steps[at] = Math.min(steps[at], steps[at - width] + 1);
+      }
+    }
+    for (let y = height - 1; y >= 0; y--) {
+      for (let x = width - 1; x >= 0; x--) {
+        const at = y * width + x;
+        if (x < width - 1) steps[at] = Math.min(steps[at], steps[at + 1] + 1);
+        if (y < height - 1) steps[at] = Math.min(steps[at], steps[at + width] + 1);
+      }
+    }
+    return Uint8Array.from(steps, (distance) => Number(distance <= radius));
+  }
+
+  // As `refilter` does it, at the scale of the page: exact where frames are as small as the grid.
+  function cleaned(mask) {
+    const scale = gridWidth / data.source_size[1];
+    const largestHole = cleanup.fill_holes * scale * scale;
+    if (cleanup.fill_holes) {
+      const holes = [];
+      eachComponent(mask, 0, false, gridHeight, gridWidth, (group, touchesBorder) => {
+        if (!touchesBorder && group.length <= largestHole) holes.push(group);
+      });
+      for (const group of holes) for (const at of group) mask[at] = 1;
+    }
+    if (cleanup.min_area > 1) {
+      const spots = [];
+      eachComponent(mask, 1, true, gridHeight, gridWidth, (group) => {
+        if (group.length < cleanup.min_area * scale * scale) spots.push(group);
+      });
+      for (const group of spots) for (const at of group) mask[at] = 0;
+    }
+    return cleanup.dilate ? dilated(mask, cleanup.dilate * scale, gridHeight, gridWidth) : mask;
   }
 
   // --- pictures ---------------------------------------------------------------------------------
@@ -253,10 +328,11 @@
     const { width, height } = canvas;
     shown = objects.filter((item) => item.masks[current] !== undefined)
       .map((item) => ({ item, mask: raster(item.masks[current], gridHeight, gridWidth) }));
-    const masked = new Uint8Array(gridHeight * gridWidth);
+    let masked = new Uint8Array(gridHeight * gridWidth);
     for (const { item, mask } of shown) {
       if (isKept(item)) mask.forEach((inside, at) => { if (inside) masked[at] = 1; });
     }
+    masked = cleaned(masked);
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
     context.fillStyle = layers.photo.checked ? "#3a4048" : "#ffffff";
@@ -469,20 +545,41 @@
   function updateCommand() {
     const on = objects.filter((item) => isKept(item) && !item.kept).length;
     const off = objects.filter((item) => !isKept(item) && item.kept).length;
-    const changes = [on ? `${on} switched on` : "", off ? `${off} switched off` : ""];
+    const recleaned = Object.keys(cleanup).some((name) => cleanup[name] !== data.cleanup[name]);
+    const changes = [
+      on ? `${on} switched on` : "", off ? `${off} switched off` : "", recleaned ? "cleaned up" : "",
+    ];
+    const changed = changes.some(Boolean);
     byId("command").textContent = commandText();
-    byId("command-state").textContent = on + off
+    byId("command-state").textContent = changed
       ? `${changes.filter(Boolean).join(", ")}: run this to write these masks`
       : "as they are on disk; switch objects to change them";
-    document.querySelector(".command").classList.toggle("changed", on + off > 0);
-    const untouched = threshold === data.threshold && byHand.size === givenByHand.size &&
+    document.querySelector(".command").classList.toggle("changed", changed);
+    const untouched = !recleaned && threshold === data.threshold && byHand.size === givenByHand.size &&
       [...byHand].every(([id, kept]) => givenByHand.get(id) === kept);
     byId("reset").hidden = untouched;
     byId("copied").textContent = "";
     byId("copy").textContent = "Copy";
   }
 
+  for (const name of Object.keys(CLEANUP_FLAGS)) {
+    byId(`clean-${name}`).addEventListener("input", (event) => {
+      const value = Number(event.target.value);
+      if (!Number.isInteger(value) || value < 0) return;
+      cleanup[name] = value;
+      update();
+    });
+  }
+
+  function updateCleanup() {
+    for (const name of Object.keys(CLEANUP_FLAGS)) {
+      const field = byId(`clean-${name}`);
+      if (document.activeElement !== field) field.value = cleanup[name];
+    }
+  }
+
   function update() {
+    updateCleanup();
     updateThreshold();
     updateObjects();
     updateCommand();

@@ -1,0 +1,142 @@
+"""Thumbnails for the HTML page: what they show, and that they stay small."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from t3dgs_masks.masks import decode
+from t3dgs_masks.report.html_pictures import PICTURE_BUDGET, PictureCollector, Pictures
+from t3dgs_masks.types import BoolMask, FramePrompt, Image, Rle
+
+RNG = np.random.default_rng(3)
+
+
+def opened(content: str | None) -> np.ndarray:
+    assert content is not None
+    with PilImage.open(BytesIO(base64.b64decode(content))) as image:
+        assert image.format == "WEBP"
+        return np.asarray(image)
+
+
+def raster(runs: str | None, size: tuple[int, int]) -> BoolMask:
+    assert runs is not None
+    return decode(Rle(*size, runs.encode()))
+
+
+def blob(height: int, width: int, seed: int) -> BoolMask:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), np.uint8)
+    centre = (int(rng.integers(width)), int(rng.integers(height)))
+    cv2.ellipse(mask, centre, (width // 9, height // 4), int(rng.integers(180)), 0, 360, 1, -1)
+    return mask.astype(bool)
+
+
+def textured(height: int, width: int) -> Image:
+    coarse = RNG.normal(128, 50, (height // 16, width // 16, 3)).astype(np.float32)
+    fine = RNG.normal(0, 12, (height, width, 3))
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + fine, 0, 255).astype(np.uint8)
+
+
+def characters(pictures: Pictures) -> int:
+    frames = sum(
+        len(content or "")
+        for frame in pictures.frames
+        for content in (frame.photo, frame.coarse, frame.residual)
+    )
+    masks = sum(len(runs) for of_object in pictures.masks.values() for runs in of_object.values())
+    return frames + masks + sum(map(len, pictures.portraits.values()))
+
+
+def test_small_frames_stay_as_they_are() -> None:
+    image, mask = textured(48, 64), blob(48, 64, 1)
+    coarse = blob(48, 64, 2)
+    residual = np.linspace(0, 0.8, 48 * 64, dtype=np.float32).reshape(48, 64)
+    collector = PictureCollector(1, 48, 64, num_masks=1)
+    collector.add_prompt(0, FramePrompt(coarse, residual))
+    collector.add_frame(0, image, {7: mask})
+    pictures = collector.collected()
+    assert pictures.grid == pictures.coarse_grid == (48, 64)
+    assert np.array_equal(raster(pictures.masks[7][0], (48, 64)), mask)
+    assert np.array_equal(raster(pictures.frames[0].coarse, (48, 64)), coarse)
+    photo = opened(pictures.frames[0].photo)
+    assert photo.shape == image.shape
+    assert np.abs(photo.astype(int) - image).mean() < 12
+    shown = (opened(pictures.frames[0].residual)[..., 0] / 255.0) ** 2
+    assert np.abs(shown - residual).mean() < 0.02
+    assert pictures.residual_top == pytest.approx(0.796, abs=0.01)
+
+
+def test_sampled_masks_add_up_like_the_masks() -> None:
+    height, width = 1081, 1923
+    first, second = blob(height, width, 1), blob(height, width, 2)
+    collector = PictureCollector(1, height, width, num_masks=2)
+    collector.add_frame(0, None, {1: first, 2: second, 3: first | second})
+    pictures = collector.collected()
+    one, two, both = (raster(pictures.masks[i][0], pictures.grid) for i in (1, 2, 3))
+    assert max(pictures.grid) <= 640
+    assert np.array_equal(one | two, both)
+    assert both.mean() == pytest.approx((first | second).mean(), abs=0.003)
+
+
+def test_what_there_is_not_stays_out() -> None:
+    collector = PictureCollector(2, 10, 10)
+    collector.add_frame(1, None, {1: np.ones((10, 10), bool)}, portraits_of=[1])
+    pictures = collector.collected()
+    assert pictures.frames[0].photo is pictures.frames[1].photo is None
+    assert pictures.portraits == {}
+    assert pictures.residual_top is None
+    assert not collector.has_prompt(0)
+
+
+@pytest.mark.parametrize("top_left", [(0, 0), (60, 100), (110, 150)])
+def test_a_portrait_shows_its_object(top_left: tuple[int, int]) -> None:
+    image = np.full((120, 160, 3), 90, np.uint8)
+    mask = np.zeros((120, 160), bool)
+    mask[top_left[0] : top_left[0] + 10, top_left[1] : top_left[1] + 10] = True
+    image[mask] = (250, 20, 20)
+    collector = PictureCollector(1, 120, 160)
+    collector.add_frame(0, image, {1: mask}, portraits_of=[1])
+    portrait = opened(collector.collected().portraits[1])
+    red = (portrait[..., 0] > 180) & (portrait[..., 1] < 90)
+    assert 0.2 < red.mean() < 0.9
+    grey = portrait[np.ptp(portrait.astype(int), axis=2) < 12]
+    assert np.median(grey) < 60  # its surroundings are dimmed
+
+
+def test_three_hundred_frames_of_photographs_fit() -> None:
+    """The budget is for the pictures; what else is on the page is a few kilobytes."""
+    num_frames = 300
+    photos = [textured(360, 640) for _ in range(4)]
+    masks = {k: blob(360, 640, k) for k in range(4)}
+    residual = np.abs(RNG.normal(0, 0.05, (360, 640))).astype(np.float32)
+    collector = PictureCollector(num_frames, 360, 640, num_masks=num_frames * len(masks))
+    for frame_idx in range(num_frames):
+        collector.add_prompt(frame_idx, FramePrompt(masks[0], residual))
+        collector.add_frame(frame_idx, photos[frame_idx % 4], masks, masks if not frame_idx else ())
+    assert characters(collector.collected()) < PICTURE_BUDGET
+
+
+def test_even_noise_keeps_to_a_budget() -> None:
+    noise = RNG.integers(0, 255, (270, 480, 3), dtype=np.uint8)
+    collector = PictureCollector(40, 270, 480, num_masks=40, budget=1_200_000)
+    for frame_idx in range(40):
+        collector.add_frame(frame_idx, noise, {1: blob(270, 480, frame_idx)})
+    pictures = collector.collected()
+    assert characters(pictures) < 1_200_000
+    sizes = [len(frame.photo or "") for frame in pictures.frames]
+    assert min(sizes) > 0.2 * max(sizes)  # the last frames do not pay for the first
+
+
+def test_a_thousand_objects_get_a_coarser_grid() -> None:
+    few, many = PictureCollector(300, 1080, 1920), PictureCollector(300, 1080, 1920)
+    few.expect_masks(300)
+    many.expect_masks(300 * 200)
+    assert max(many.collected().grid) < max(few.collected().grid)
+    assert max(many.collected().grid) >= 192
