@@ -22,6 +22,8 @@ if [ "$(cat .venv/.set-up-for 2>/dev/null)" != "$wanted" ]; then
     echo "setup: installing into .venv (a few minutes; PyTorch is large)" >&2
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     export PIP_DISABLE_PIP_VERSION_CHECK=1
+    # The pip that comes with Python resolves this many packages several times slower.
+    .venv/bin/python -m pip install -q --upgrade 'pip>=25'
     # torch and torchvision in one command, so that their builds fit each other.
     .venv/bin/python -m pip install -q -c scripts/constraints.txt torch torchvision setuptools wheel
     # SAM2 is built from source. Against the torch just installed, or pip would fetch another copy
