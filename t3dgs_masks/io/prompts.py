@@ -39,6 +39,7 @@ RESIDUAL_SUFFIXES = IMAGE_SUFFIXES | {".npy"}
 
 _SAMPLED_FRAMES = 50
 _MINORITY, _MAJORITY = 0.35, 0.65  # share of white that is clearly the transient / static side
+_MINORITY_ALONE, _MAJORITY_ALONE = 0.3, 0.7  # the same, where there are no residuals
 _CLEAR_RATIO = 1.25  # of the mean residual in white to that outside, or its inverse
 _CONSISTENT_SHARE = 0.7  # of the frames that have to agree on the direction
 _SMALLEST_SIDE = 0.001  # of the frame; fewer pixels say nothing about the mean residual there
@@ -471,7 +472,9 @@ def decide_polarity(evidence: Sequence[FrameEvidence], where: str) -> PolarityDe
 
     Transients normally cover the smaller part of the frame, and the splat explains them badly, so
     that residuals are higher there. Both have to be clear and agree; one alone decides if the
-    other says nothing. If all masks are plain black or all plain white, nothing is transient.
+    other says nothing. Where crowds fill most of the frame, area misleads: it has to be clearer
+    without residuals, and does not decide against residuals that point the other way, however
+    slightly. If all masks are plain black or all plain white, nothing is transient.
 
     Args:
         evidence: one entry per sampled frame.
@@ -485,11 +488,12 @@ def decide_polarity(evidence: Sequence[FrameEvidence], where: str) -> PolarityDe
         return PolarityDecision("white-transient", "all masks looked at are black: nothing marked")
     if min(shares) == 1.0:
         return PolarityDecision("white-static", "all masks looked at are white: nothing marked")
-    by_area, area_figures = _area_verdict(shares)
-    by_residual, residual_figures = _residual_verdict(evidence)
+    logs = _log_ratios(evidence)
+    by_area, area_figures = _area_verdict(shares, alone=not logs)
+    by_residual, lean, residual_figures = _residual_verdict(logs)
     figures = f"{area_figures}, {residual_figures}"
     verdict = by_area or by_residual
-    if verdict is not None and by_residual in (None, verdict):
+    if verdict is not None and lean in (None, verdict):
         return PolarityDecision(verdict, figures)
     problem = "contradictory" if verdict else "unclear"
     raise UserError(
@@ -498,24 +502,32 @@ def decide_polarity(evidence: Sequence[FrameEvidence], where: str) -> PolarityDe
     )
 
 
-def _area_verdict(shares: Sequence[float]) -> tuple[Polarity | None, str]:
+def _area_verdict(shares: Sequence[float], *, alone: bool) -> tuple[Polarity | None, str]:
+    minority, majority = (_MINORITY_ALONE, _MAJORITY_ALONE) if alone else (_MINORITY, _MAJORITY)
     median = statistics.median(shares)
     figures = f"white covers {median:.0%} of the frame (median of {len(shares)})"
-    if median < _MINORITY:
+    if median < minority:
         return "white-transient", figures
-    return ("white-static" if median > _MAJORITY else None), figures
+    return ("white-static" if median > majority else None), figures
 
 
-def _residual_verdict(evidence: Sequence[FrameEvidence]) -> tuple[Polarity | None, str]:
+def _log_ratios(evidence: Sequence[FrameEvidence]) -> list[float]:
+    """Logarithm of the residual in white over that outside, of the frames that have both."""
     pairs = [
         (frame.residual_in_white, frame.residual_outside)
         for frame in evidence
         if frame.residual_in_white is not None and frame.residual_outside is not None
     ]
-    if not pairs:
-        return None, "no residuals to compare"
     # Logarithms make white and outside count alike; two means of 0 are no evidence.
-    logs = [math.log(inside + 1e-6) - math.log(outside + 1e-6) for inside, outside in pairs]
+    return [math.log(inside + 1e-6) - math.log(outside + 1e-6) for inside, outside in pairs]
+
+
+def _residual_verdict(
+    logs: Sequence[float],
+) -> tuple[Polarity | None, Polarity | None, str]:
+    """What residuals say clearly, which way they point at all, and the figures."""
+    if not logs:
+        return None, None, "no residuals to compare"
     median, clear = statistics.median(logs), math.log(_CLEAR_RATIO)
     higher, lower = sum(log > 0 for log in logs), sum(log < 0 for log in logs)
     figures = (
@@ -523,11 +535,12 @@ def _residual_verdict(evidence: Sequence[FrameEvidence]) -> tuple[Polarity | Non
         f" higher on {higher} of {len(logs)} frames)"
     )
     enough = _CONSISTENT_SHARE * len(logs)
-    if median >= clear and higher >= enough:
-        return "white-transient", figures
-    if median <= -clear and lower >= enough:
-        return "white-static", figures
-    return None, figures
+    lean: Polarity | None = None
+    if median > 0 and higher >= enough:
+        lean = "white-transient"
+    elif median < 0 and lower >= enough:
+        lean = "white-static"
+    return (lean if abs(median) >= clear else None), lean, figures
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

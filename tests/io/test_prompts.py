@@ -496,6 +496,9 @@ def test_decided_polarity(evidence: list[FrameEvidence], polarity: str) -> None:
     [
         (frames_of(0.5), "unclear: white covers 50%"),
         (frames_of(0.36), "unclear"),
+        (frames_of(0.32), "unclear"),  # area alone has to be clearer
+        (frames_of(0.68), "unclear"),
+        (frames_of(0.8, 0.11, 0.1), "contradictory"),  # residuals point the other way, if faintly
         (frames_of(0.64, 0.11, 0.1), "unclear"),
         (frames_of(0.1, 0.1, 0.3), "contradictory"),
         (frames_of(0.9, 0.3, 0.1), "contradictory"),
