@@ -343,12 +343,11 @@
       context.drawImage(heatmap(residual), 0, 0, width, height);
       context.globalAlpha = 1;
     }
+    context.imageSmoothingEnabled = false; // masks are shown pixel by pixel
     if (layers.refined.checked) {
-      context.imageSmoothingEnabled = false;
       context.drawImage(pixelSheet(gridWidth, gridHeight, (pixels) => {
         masked.forEach((inside, at) => { if (inside) put(pixels, at, 0, 0, 0, 255); });
       }), 0, 0, width, height);
-      context.imageSmoothingEnabled = true;
     }
     if (layers.overlay.checked) paintOverlay(width, height);
     const coarse = data.frames[current].coarse;
