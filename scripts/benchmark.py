@@ -50,6 +50,7 @@ from torch import Tensor, nn
 
 from t3dgs_masks.config import RefineConfig, RefineSettings
 from t3dgs_masks.refine_job import Networks, run_refine
+from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.model_configs import build_predictor, find_config, parse_model_section
 from t3dgs_masks.types import (
     BoolMask,
@@ -140,8 +141,9 @@ class Row:
     official_cpu_over_this: float | None
     peak_rss_mb: float
     rss_growth_mb_per_frame: float
-    """Between the shortest and the longest sequence if there are several, else from the first
-    frame to the peak."""
+    """From the first twenty frames (or half of them) to the last step of the last pass."""
+    peak_rss_growth_mb_per_frame: float | None
+    """Of the peak, between the shortest and the longest sequence; None if there is but one."""
     peak_vram_mb: float | None
     bytes_written_per_frame: float
     reference_bytes_per_frame: int
@@ -183,7 +185,7 @@ class Discs:
         x = round((column + 0.5) * cell_width + sway * np.cos(angle))
         y = round((row + 0.5) * cell_height + sway * np.sin(angle))
         canvas = np.zeros((self.height, self.width), np.uint8)
-        cv2.circle(canvas, (x, y), round(self.radius) + grown_px, 1, -1)
+        cv2.circle(canvas, (x, y), round(self.radius) + grown_px, (1,), -1)
         return canvas.astype(bool)
 
     def write(self, root: Path, num_frames: int) -> None:
@@ -199,7 +201,8 @@ class Discs:
             for slot, colour in enumerate(colours):
                 mask = self.mask(frame_idx, slot)
                 image[mask] = colour
-                coarse |= mask
+                # Room for the passes to grow into; beyond, the guard would not believe them.
+                coarse |= self.mask(frame_idx, slot, grown_px=2)
             white = coarse.astype(np.uint8) * 255
             name = f"{frame_idx:05d}"
             cv2.imwrite(str(root / "frames" / f"{name}.jpg"), image)
@@ -240,7 +243,8 @@ class DiscTracker:
         """What was conditioned on from the past; of the future, SAM2 reads no object pointers."""
         self.steps = 0
         self.steps_remembered = 0  # those that a later step of the same propagation follows
-        self.rss_at_first_step_mb: float | None = None
+        self.rss_mb: list[float] = []
+        """After every step."""
 
     def forget(self) -> None:
         self._given = []
@@ -253,8 +257,7 @@ class DiscTracker:
 
     def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
         for position, tracked in enumerate(self._real.propagate(start_frame_idx, reverse=reverse)):
-            if self.rss_at_first_step_mb is None:
-                self.rss_at_first_step_mb = rss_mb()
+            self.rss_mb.append(rss_mb())
             self.steps += 1
             self.steps_remembered += position > 0
             self.pointed_at.update(
@@ -350,7 +353,9 @@ def written_bytes() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("wchar")))
 
 
-def run_case(settings: Benchmark, case: Case, scene: Path, checkpoint: str) -> dict[str, Any]:
+def run_case(
+    settings: Benchmark, case: Case, scene: Path, checkpoint: str, cache_gb: float | None
+) -> dict[str, Any]:
     """Run one refine; a JSON object of what it took."""
     width, height = _parse_size(settings.size)
     discs = Discs(case.objects, height, width)
@@ -374,7 +379,7 @@ def run_case(settings: Benchmark, case: Case, scene: Path, checkpoint: str) -> d
             overlay=settings.overlay,
             device=settings.device,
             threads=settings.threads,
-            feature_cache_gb=_cache_gb(settings),
+            feature_cache_gb=cache_gb,
         )
         written, cpu_seconds = written_bytes(), time.process_time()
         outcome = run_refine(refine_settings, adapt_networks=adapt)
@@ -382,8 +387,8 @@ def run_case(settings: Benchmark, case: Case, scene: Path, checkpoint: str) -> d
     assert outcome.result is not None
     assert outcome.report is not None
     report, (tracker, units) = outcome.report, seen[0]
-    assert tracker.rss_at_first_step_mb is not None
-    assert len(outcome.result.verdicts) == case.objects
+    verdicts = outcome.result.verdicts
+    assert len(verdicts) == case.objects, [verdict.reason for verdict in verdicts]
     peak_rss_mb = report.peak_rss_mb or rss_mb()
     return {
         "counts": asdict(report.counts),
@@ -393,7 +398,7 @@ def run_case(settings: Benchmark, case: Case, scene: Path, checkpoint: str) -> d
         "floor": floor(tracker, units.wall, case),
         "cpu_floor": floor(tracker, units.cpu, case),
         "peak_rss_mb": peak_rss_mb,
-        "rss_growth_mb": peak_rss_mb - tracker.rss_at_first_step_mb,
+        "rss_growth_mb": max(tracker.rss_mb[-10:]) - tracker.rss_mb[min(20, case.frames // 2)],
         "peak_vram_mb": report.peak_vram_mb,
         "written_bytes": written,
         "unit_cpu_seconds": {
@@ -441,6 +446,7 @@ def measure(settings: Benchmark) -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         checkpoint = _checkpoint(settings, root)
+        cache_gb = _cache_gb(settings, checkpoint)
         width, height = _parse_size(settings.size)
         cases = [
             Case(tracker, num_frames, num_objects)
@@ -454,7 +460,7 @@ def measure(settings: Benchmark) -> list[Row]:
                 Discs(case.objects, height, width).write(scene, case.frames)
         for _ in range(settings.repeats):
             for case in cases:
-                result = _in_own_process(settings, case, _scene(root, case), checkpoint)
+                result = _in_own_process(settings, case, _scene(root, case), checkpoint, cache_gb)
                 results[case].append(result)
                 sys.stderr.write(
                     f"{case.tracker}, {case.frames} frames, {case.objects} objects: "
@@ -468,13 +474,14 @@ def _scene(root: Path, case: Case) -> Path:
 
 
 def _in_own_process(
-    settings: Benchmark, case: Case, scene: Path, checkpoint: str
+    settings: Benchmark, case: Case, scene: Path, checkpoint: str, cache_gb: float | None
 ) -> dict[str, Any]:
     job = {
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("json", "preset")},
         "case": asdict(case),
         "scene": str(scene),
         "checkpoint": checkpoint,
+        "cache_gb": cache_gb,
     }
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
         answer = Path(folder) / "answer.json"
@@ -489,7 +496,9 @@ def work(job_text: str, answer: Path) -> None:
     """What the process of one run does."""
     job = json.loads(job_text)
     settings = Benchmark(**job["settings"])
-    result = run_case(settings, Case(**job["case"]), Path(job["scene"]), job["checkpoint"])
+    result = run_case(
+        settings, Case(**job["case"]), Path(job["scene"]), job["checkpoint"], job["cache_gb"]
+    )
     answer.write_text(json.dumps(result))
 
 
@@ -524,7 +533,8 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         official_over_this=_ratio("seconds", official, typical),
         official_cpu_over_this=_ratio("cpu_seconds", official, typical),
         peak_rss_mb=typical["peak_rss_mb"],
-        rss_growth_mb_per_frame=_rss_growth(case, results),
+        rss_growth_mb_per_frame=typical["rss_growth_mb"] / case.frames,
+        peak_rss_growth_mb_per_frame=_peak_growth(case, results),
         peak_vram_mb=typical["peak_vram_mb"],
         bytes_written_per_frame=typical["written_bytes"] / case.frames,
         reference_bytes_per_frame=4 * case.objects * height * width,
@@ -543,11 +553,11 @@ def _typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
 
 
-def _rss_growth(case: Case, results: dict[Case, list[dict[str, Any]]]) -> float:
+def _peak_growth(case: Case, results: dict[Case, list[dict[str, Any]]]) -> float | None:
     alike = [c for c in results if replace(c, frames=0) == replace(case, frames=0)]
     short, long = min(alike, key=lambda c: c.frames), max(alike, key=lambda c: c.frames)
     if short.frames == long.frames:
-        return _typical(results[case])["rss_growth_mb"] / case.frames
+        return None
     difference = _typical(results[long])["peak_rss_mb"] - _typical(results[short])["peak_rss_mb"]
     return difference / (long.frames - short.frames)
 
@@ -576,11 +586,14 @@ def _checkpoint(settings: Benchmark, root: Path) -> str:
     return str(path)
 
 
-def _cache_gb(settings: Benchmark) -> float | None:
-    """The budget that holds `cache_frames` frames' features."""
+def _cache_gb(settings: Benchmark, checkpoint: str) -> float | None:
+    """The budget that holds `cache_frames` frames' features in float32."""
     if settings.cache_frames is None:
         return None
-    raise NotImplementedError
+    model = load_sam2(checkpoint, device="cpu").model
+    channels, side = model.hidden_dim, model.image_size
+    values = sum(channels // part * (side // step) ** 2 for part, step in ((8, 4), (4, 8), (1, 16)))
+    return settings.cache_frames * values * 4 / 1e9
 
 
 # --- showing it -----------------------------------------------------------------------------------
@@ -606,6 +619,7 @@ _COLUMNS = {
     "official x ": lambda row: _number(row.official_cpu_over_this, 1),
     "RSS MB": lambda row: f"{row.peak_rss_mb:.0f}",
     "+MB/frame": lambda row: f"{row.rss_growth_mb_per_frame:.3f}",
+    "peak +MB/frame": lambda row: _number(row.peak_rss_growth_mb_per_frame, 3),
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
@@ -640,7 +654,10 @@ def _with_preset(arguments: Sequence[str]) -> Benchmark:
     if not path.is_file():
         raise SystemExit(f"there is no preset {names[0]}: neither a file nor {path}")
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    return Benchmark(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    return Benchmark(**values)
 
 
 def main(arguments: Sequence[str]) -> None:

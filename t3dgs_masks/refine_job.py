@@ -33,6 +33,7 @@ from t3dgs_masks.io.outputs import (
     StagedResult,
 )
 from t3dgs_masks.io.prompts import Prompts, open_prompts
+from t3dgs_masks.io.threads import in_threads
 from t3dgs_masks.refine.ordering import Ordering, judge_ordering
 from t3dgs_masks.refine.pipeline import RefineResult, refine
 from t3dgs_masks.report.memory import peak_rss_mb
@@ -401,19 +402,36 @@ def _write_masks(
         else nullcontext()
     )
     with progress.stage("writing results", len(frames)) as advance, overlay as video:
-        for frame_idx in range(len(frames)):
+
+        def write_and_draw(frame_idx: int) -> _DrawnFrame:
             transient = result.transient(frame_idx)
-            shares.append(float(np.mean(transient.pixels)))
             staged.write_mask(frame_idx, transient)
-            if video is not None or page is not None:
-                image, found = frames[frame_idx], _found(result, frame_idx)
-                if page is not None:
-                    page.add_frame(frame_idx, image, found, inputs.prompts)
-                if video is not None:
-                    video.push(_overlay(result, image, found))
+            share = float(np.mean(transient.pixels))
+            if video is None and page is None:
+                return _DrawnFrame(share)
+            image, found = frames[frame_idx], _found(result, frame_idx)
+            drawn = None if video is None else _overlay(result, image, found)
+            return _DrawnFrame(share, image, found, drawn)
+
+        for frame_idx, frame in enumerate(in_threads(write_and_draw, range(len(frames)))):
+            shares.append(frame.transient_share)
+            if page is not None and frame.image is not None:
+                page.add_frame(frame_idx, frame.image, frame.found, inputs.prompts)
+            if video is not None and frame.overlay is not None:
+                video.push(frame.overlay)
             advance()
     staged.write_masklets(records)
     return float(np.mean(shares))
+
+
+@dataclass(frozen=True)
+class _DrawnFrame:
+    """A frame whose mask is written, and what is to be shown of it."""
+
+    transient_share: float  # 0 to 1
+    image: Image | None = None
+    found: Mapping[int, BoolMask] = field(default_factory=dict)
+    overlay: Image | None = None
 
 
 def _found(result: RefineResult, frame_idx: int) -> dict[int, BoolMask]:

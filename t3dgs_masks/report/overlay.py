@@ -224,8 +224,12 @@ def _is_seen(mask: BoolMask, canvas: Image) -> bool:
 
 
 def _tint(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
-    blended = canvas[mask] * (1 - _TINT) + np.array(colour) * _TINT
-    canvas[mask] = blended.round().astype(np.uint8)
+    rows, columns = _box(mask)
+    part, inside = canvas[rows, columns], mask[rows, columns]
+    # A pixel has one of 256 values a channel: looked up rather than computed.
+    levels = np.arange(256)[:, None] * (1 - _TINT) + np.array(colour) * _TINT
+    blended = levels.round().astype(np.uint8)
+    part[inside] = blended[part[inside], (0, 1, 2)]
 
 
 def _hatch(canvas: Image, mask: BoolMask) -> None:
@@ -237,15 +241,27 @@ def _hatch(canvas: Image, mask: BoolMask) -> None:
 
 
 def _outline(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rows, columns = _box(mask)
+    contours, _ = cv2.findContours(
+        mask[rows, columns].astype(np.uint8),
+        cv2.RETR_CCOMP,
+        cv2.CHAIN_APPROX_NONE,
+        offset=(columns.start, rows.start),
+    )
     cv2.drawContours(canvas, contours, -1, colour, _line_width(canvas))
+
+
+def _box(mask: BoolMask) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a (non-empty) [H, W] bool mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _inner_point(mask: BoolMask) -> tuple[int, int]:
     """(x, y) of the pixel of a [H, W] bool mask that is farthest from its edge."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    crop = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    rows, columns = _box(mask)
+    top, left = rows.start, columns.start
+    crop = mask[rows, columns]
     depth = cv2.distanceTransform(np.pad(crop, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3)
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
     return left + int(column) - 1, top + int(row) - 1
