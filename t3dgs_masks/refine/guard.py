@@ -58,6 +58,8 @@ _LONGEST_MISS = 6
 _LEAST_RADIUS = 0.015
 """Of the shorter side: a left-out component counts if a circle of this radius fits into it. Less
 is a rim, between the outlines of coarse mask and object."""
+_LEAST_RADIUS_PX = 1.5
+"""In small frames."""
 _LEAST_AREA = 0.25
 """Without residuals, a left-out component counts if it has this share of a typical object's area:
 mistakes of coarse masks are mostly small."""
@@ -444,7 +446,7 @@ class _Settling:
 
 def _is_rim(pixels: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether a component ([P, 2] rows and columns) is too thin to be more than a rim."""
-    least = _LEAST_RADIUS * min(shape)
+    least = max(_LEAST_RADIUS_PX, _LEAST_RADIUS * min(shape))
     if len(pixels) < least**2:
         return True
     top, left = pixels.min(axis=0)

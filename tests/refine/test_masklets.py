@@ -71,6 +71,20 @@ def test_empty_masks_are_refused() -> None:
         found.set(1, 1, EMPTY)
 
 
+def test_a_mask_taken_off_a_frame_leaves_the_object_known() -> None:
+    found = MaskletSet()
+    first, second = found.add(0, A), found.add(0, B)
+    found.remove(0, first)
+    assert found.at_frame(0) == {second: B}
+    assert found.holds(0)
+    assert found.object_ids == [first, second]
+    found.remove(0, second)
+    assert not found.holds(0)
+    assert found.frames == []
+    found.set(1, first, A)
+    assert found.frames == [1]
+
+
 def test_what_is_handed_out_is_a_copy() -> None:
     found = MaskletSet()
     found.add(0, A)
