@@ -40,18 +40,20 @@
     else byHand.set(item.object_id, kept);
   }
 
-  function commandText() {
+  function commandWords() {
     const idsOf = (kept) => objects.filter((item) => byHand.get(item.object_id) === kept)
       .map((item) => item.object_id).sort((a, b) => a - b).join(",");
-    const parts = ["t3dgs-masks refilter", data.command_folder];
-    if (idsOf(true)) parts.push("--keep", idsOf(true));
-    if (idsOf(false)) parts.push("--drop", idsOf(false));
-    if (hasScores) parts.push("--filter-threshold", String(threshold));
+    const words = ["t3dgs-masks refilter", data.command_folder];
+    if (idsOf(true)) words.push(`--keep ${idsOf(true)}`);
+    if (idsOf(false)) words.push(`--drop ${idsOf(false)}`);
+    if (hasScores) words.push(`--filter-threshold ${threshold}`);
     for (const [name, flag] of Object.entries(CLEANUP_FLAGS)) {
-      if (cleanup[name]) parts.push(flag, String(cleanup[name]));
+      if (cleanup[name]) words.push(`${flag} ${cleanup[name]}`);
     }
-    return parts.join(" ");
+    return words;
   }
+
+  const commandText = () => commandWords().join(" ");
 
   // --- masks ------------------------------------------------------------------------------------
 
@@ -436,15 +438,25 @@
   byId("next").addEventListener("click", () => show(current + 1));
 
   const playButton = byId("play");
-  let timer = null;
+  let playing = null;
+
+  // Frame after frame: on a slow machine it gets slower, and drops nothing.
+  async function run(mine) {
+    while (playing === mine) {
+      const begin = performance.now();
+      await show((current + 1) % numFrames);
+      const rest = 1000 / data.fps - (performance.now() - begin);
+      await new Promise((resolve) => setTimeout(resolve, Math.max(0, rest)));
+    }
+  }
 
   function play(on) {
-    clearInterval(timer);
-    timer = on ? setInterval(() => show((current + 1) % numFrames), 1000 / data.fps) : null;
+    playing = on ? {} : null;
+    if (on) run(playing);
     playButton.setAttribute("aria-pressed", String(on));
     playButton.setAttribute("aria-label", on ? "Pause" : "Play");
   }
-  playButton.addEventListener("click", () => play(timer === null));
+  playButton.addEventListener("click", () => play(playing === null));
 
   const layerKeys = ["photo", "coarse", "residual", "refined", "overlay"];
 
@@ -460,7 +472,7 @@
     else if (event.key === "ArrowRight") show(current + step);
     else if (event.key === "Home") show(0);
     else if (event.key === "End") show(numFrames - 1);
-    else if (event.key === " " && (!presses || target === slider)) play(timer === null);
+    else if (event.key === " " && (!presses || target === slider)) play(playing === null);
     else if (layer && !layer.disabled) layer.click();
     else return;
     event.preventDefault();
@@ -549,7 +561,12 @@
       on ? `${on} switched on` : "", off ? `${off} switched off` : "", recleaned ? "cleaned up" : "",
     ];
     const changed = changes.some(Boolean);
-    byId("command").textContent = commandText();
+    // A flag and its value stay on one line.
+    byId("command").replaceChildren(...commandWords().flatMap((word, index) => {
+      const span = document.createElement("span");
+      span.textContent = word;
+      return index ? [" ", span] : [span];
+    }));
     byId("command-state").textContent = changed
       ? `${changes.filter(Boolean).join(", ")}: run this to write these masks`
       : "as they are on disk; switch objects to change them";
