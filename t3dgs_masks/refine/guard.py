@@ -40,8 +40,8 @@ _MIN_SUPPORT = 0.4
 """Share of a mask that has to look transient, in a video..."""
 _MIN_SUPPORT_UNORDERED = 0.5
 """... and where nothing but the frame itself speaks for it."""
-_MIN_COVERAGE = 0.5
-"""The same where a frame has no residual: share inside the coarse mask."""
+_MIN_COVERAGE_UNORDERED = 0.7
+"""Of a photo without a residual: share inside the coarse mask."""
 _MIN_ADDED = 0.1
 """What an object covers beyond the coarse mask is judged if it is more than this share of it: less
 is its outline."""
@@ -54,7 +54,9 @@ _LEAST_STATIC = 0.01
 _CLEAR_RATIO = 1.25
 """Residuals say something if they are so much higher inside coarse masks than outside."""
 _LONGEST_MISS = 6
-"""Without residuals: frames for which a video's object is believed with no coarse mask near."""
+"""Without residuals: frames for which a video's object is believed with no coarse mask near..."""
+_KNOWN_COVERAGE = 0.5
+"""... that is, with no more than this share inside one."""
 _LEAST_RADIUS = 0.015
 """Of the shorter side: a left-out component counts if a circle of this radius fits into it. Less
 is a rim, between the outlines of coarse mask and object."""
@@ -68,7 +70,7 @@ _SAMPLES_PER_SIDE = 256
 
 LOOKS_STATIC = "the residual there is that of the static scene"
 ADDS_STATIC = "what it adds there has the residual of the static scene"
-UNCOVERED = "mostly outside the coarse mask; no residual speaks for it, and the frames are no video"
+UNCOVERED = "too much is outside the coarse mask; there is no residual, and it is no video"
 LINGERS = f"no coarse mask knew of it for more than {_LONGEST_MISS} frames; there are no residuals"
 COARSE_REASON = "coarse masks where they look transient and no object was found"
 
@@ -212,9 +214,10 @@ class Guard:
         """Why a whole mask is not believed on its frame; None if it is."""
         if evidence.static is not None:
             return None if self._is_supported(evidence, mask) else LOOKS_STATIC
-        if self.ordering.ordered or masks.coverage(mask, evidence.coarse) > _MIN_COVERAGE:
+        if self.ordering.ordered:
             return None
-        return UNCOVERED
+        covered = masks.coverage(mask, evidence.coarse) > _MIN_COVERAGE_UNORDERED
+        return None if covered else UNCOVERED
 
     def _is_supported(self, evidence: FrameEvidence, part: BoolMask) -> bool:
         """Whether enough of a (non-empty) part of a mask looks transient, as far as one knows."""
@@ -230,7 +233,7 @@ class Guard:
             known = [
                 t
                 for t, mask in segmentations.items()
-                if masks.coverage(masks.decode(mask), self.prompts[t].coarse) > _MIN_COVERAGE
+                if masks.coverage(masks.decode(mask), self.prompts[t].coarse) > _KNOWN_COVERAGE
             ]
             for t in segmentations:
                 if known and min(abs(t - other) for other in known) > _LONGEST_MISS:
