@@ -24,10 +24,13 @@ from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import (
     BatchedMemory,
     FrameFeatureCache,
+    LruCache,
     MemoryBank,
     ObjectMemory,
 )
-from t3dgs_masks.types import Rle, TrackedFrame, TrackedObject
+from t3dgs_masks.types import BoolMask, Rle, TrackedFrame, TrackedObject
+
+_MASK_INPUT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Sam2Tracker:
         self._bank = MemoryBank() if bank is None else bank
         is_lean = LeanMemoryAttention.fits(model.memory_attention)
         self._attention = LeanMemoryAttention(model.memory_attention) if is_lean else None
+        # Memory, object pointer and output of a mask all begin with it at the network's size.
+        self._mask_inputs: LruCache[Rle, Tensor] = LruCache(
+            _MASK_INPUT_BYTES, lambda mask: mask.nbytes
+        )
         # object_id -> frame_idx -> mask, in the order they were given
         self._conditioning: dict[int, dict[int, Rle]] = {}
 
@@ -265,14 +272,22 @@ class Sam2Tracker:
 
     def _mask_input(self, mask: Rle) -> Tensor:
         """[1, 1, S, S] float32 in {0, 1}: add_new_mask's resizing."""
+        known = self._mask_inputs.get(mask)
+        if known is None:
+            known = self._resized(decode(mask))
+            self._mask_inputs.put(mask, known)
+        return known.float()
+
+    def _resized(self, mask: BoolMask) -> Tensor:
+        """[H, W] bool -> [1, 1, S, S] bool on the model's device."""
         size = self._model.image_size
-        dense = torch.from_numpy(decode(mask))[None, None].float().to(self._model.device)
+        dense = torch.from_numpy(mask)[None, None].to(self._model.device)
         if dense.shape[-2:] == (size, size):
             return dense
         resized = F.interpolate(
-            dense, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+            dense.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
         )
-        return (resized >= 0.5).float()
+        return resized >= 0.5
 
     @torch.inference_mode()
     def _track(self, batch: _Batch, frame_idx: int, *, reverse: bool) -> dict[str, Tensor]:

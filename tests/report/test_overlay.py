@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from t3dgs_masks import UserError
+from t3dgs_masks.report import overlay
 from t3dgs_masks.report.overlay import OverlayWriter, object_colour, overlay_frame
 
 HEIGHT, WIDTH = 120, 160
@@ -220,3 +221,14 @@ def test_a_frame_of_another_size_is_refused(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="frame of shape"),
     ):
         writer.push(np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8))
+
+
+def test_tint_is_the_rounded_mix_of_both_colours():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    mask = disc(40, 70, 25)[:90, :120]
+    drawn = image.copy()
+    overlay._tint(drawn, mask, (230, 159, 0))
+    mixed = image[mask] * (1 - overlay._TINT) + np.array((230, 159, 0)) * overlay._TINT
+    assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
+    assert np.array_equal(drawn[~mask], image[~mask])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PilImage
 from sam2.utils.misc import load_video_frames
 
+from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import encode
 from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.memory import (
@@ -18,6 +21,7 @@ from t3dgs_masks.sam.memory import (
     LruCache,
     MemoryBank,
     ObjectMemory,
+    default_cache_bytes,
     image_to_tensor,
 )
 from tests.sam.scenes import blob_sequence
@@ -92,3 +96,53 @@ def test_memories_are_found_by_frame_and_pixels():
     assert bank.get(3, encode(square.copy())) is memory
     assert bank.get(4, encode(square)) is None
     assert bank.get(3, encode(dot)) is None
+
+
+def test_memories_that_starts_stop_using_are_dropped():
+    mask = encode(np.ones((4, 4), bool))
+    memory = ObjectMemory(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16))
+    bank = MemoryBank(kept_starts=2)
+    for frame_idx in range(10):
+        bank.begin_start()
+        bank.put(frame_idx, mask, memory)
+        assert bank.get(0, mask) is not None  # used in every start
+        assert len(bank) <= 1 + 2 + 1
+    assert bank.get(3, mask) is None
+    assert bank.get(9, mask) is memory
+
+
+def test_cache_default_is_within_what_the_machine_has():
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < default_cache_bytes() <= pages // 4
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 3, 4, 1, 0, 2]])
+def test_reading_ahead_changes_nothing(random_sam2, cpu, order):
+    sequence = blob_sequence(5, 1)
+    features = FrameFeatureCache(random_sam2, sequence, cpu)
+    for frame_idx in order:
+        fresh = FrameFeatureCache(random_sam2, sequence, cpu)[frame_idx]
+        ahead = features[frame_idx]
+        assert all(torch.equal(a, b) for a, b in zip(ahead.levels, fresh.levels, strict=True))
+
+
+def test_a_frame_that_cannot_be_read_ahead_fails_when_it_is_due(random_sam2, cpu):
+    class Broken:
+        def __init__(self) -> None:
+            self.sequence = blob_sequence(3, 1)
+            self.height, self.width = self.sequence.height, self.sequence.width
+            self.names = self.sequence.names
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, frame_idx: int) -> np.ndarray:
+            if frame_idx == 1:
+                raise UserError("frame 1 is broken")
+            return self.sequence[frame_idx]
+
+    features = FrameFeatureCache(random_sam2, Broken(), cpu)
+    features[0]
+    with pytest.raises(UserError, match="frame 1"):
+        features[1]
+    features[2]

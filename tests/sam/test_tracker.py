@@ -9,13 +9,15 @@ import pytest
 import torch
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 
+from t3dgs_masks.config import RefineConfig
+from t3dgs_masks.refine import refine
 from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache, MemoryBank
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.tracker import Sam2Tracker, TrackedLogits
 from t3dgs_masks.synthetic.capture import CaptureSpec, make_capture
-from t3dgs_masks.types import NetworkCalls
+from t3dgs_masks.types import NetworkCalls, Proposal
 from tests.sam.scenes import BlobSequence, blob_sequence
 
 # One object runs through the very same tensors as in the official predictor, but for where
@@ -173,6 +175,21 @@ def test_single_step_encodes_no_memory_of_its_own(random_sam2, sequence, cpu):
     assert counter.calls == NetworkCalls(memory_attention=1, mask_decoder=1)
 
 
+def test_frames_ahead_cost_no_object_pointer(random_sam2, sequence, cpu):
+    """SAM2 reads object pointers of the past alone, so only those are computed, in a batch each."""
+    tracker = our_tracker(random_sam2, sequence, cpu)
+    condition(tracker, sequence, SEVERAL_OBJECTS["both sides"])  # frames 0, 1, 2 and 5, 6
+    counter = NetworkCounter()
+    counter.watch_sam2(random_sam2)
+    next(tracker.propagate_logits(3))
+    forward = counter.calls.mask_decoder
+    next(tracker.propagate_logits(3, reverse=True))
+    counter.close()
+    assert forward == 3 + 1
+    assert counter.calls.mask_decoder - forward == 2 + 1
+    assert counter.calls.memory_encoder == 5
+
+
 def test_every_frame_is_encoded_once_over_all_directions(random_sam2, sequence, cpu):
     tracker = our_tracker(random_sam2, sequence, cpu)
     counter = NetworkCounter()
@@ -205,6 +222,42 @@ def test_small_cache_changes_counts_and_nothing_else(random_sam2, sequence, cpu)
     assert_same(logits(tight, sequence, case), expected, 0.0)
     counter.close()
     assert counter.calls.image_encoder > len(sequence) - 1
+
+
+@pytest.mark.parametrize("room", [None, 2 * 2 + 1], ids=["all fit", "2M+1 fit"])
+@pytest.mark.parametrize("num_objects", [1, 3])
+def test_image_encodings_of_a_whole_refine(trained_sam2, cpu, num_objects, room):
+    """One a frame with room for all; at most three (one a pass) with room for the neighbours."""
+    num_frames = 12
+    sequence = blob_sequence(num_frames, num_objects)
+    frame_bytes = FrameFeatureCache(trained_sam2, sequence, cpu)[0].num_bytes
+    budget = None if room is None else room * frame_bytes
+    features = FrameFeatureCache(trained_sam2, sequence, cpu, budget)
+    counter = NetworkCounter()
+    counter.watch_sam2(trained_sam2)
+
+    class Given:
+        def propose(self, frame_idx: int, points_xy: np.ndarray) -> list[Proposal]:
+            if frame_idx > 0:
+                return []
+            masks = (sequence.mask(0, slot) for slot in range(num_objects))
+            return [Proposal(mask, 1.0, 1.0, (0.0, 0.0)) for mask in masks]
+
+    result = refine(
+        num_frames=num_frames,
+        height=sequence.height,
+        width=sequence.width,
+        prompts=None,
+        proposer=Given(),
+        tracker=Sam2Tracker(trained_sam2, features, cpu),
+        config=RefineConfig(max_conditioning_frames=2),
+    )
+    counter.close()
+    assert len(result.masklets) >= 1
+    if room is None:
+        assert counter.calls.image_encoder == num_frames
+    else:
+        assert num_frames < counter.calls.image_encoder <= 3 * num_frames
 
 
 def test_nothing_conditioned_yields_nothing(random_sam2, sequence, cpu):

@@ -1,0 +1,76 @@
+"""The lean memory attention against the stock one, on the stock one's weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from t3dgs_masks.sam.attention import LeanMemoryAttention
+
+
+def inputs(model, batch: int, num_memories: int, num_pointers: int, *, shared: bool) -> dict:
+    """What `SAM2Base` calls memory attention with."""
+    generator = torch.Generator().manual_seed(batch)
+    tokens = (model.image_size // 16) ** 2
+    channels, memory_channels = model.hidden_dim, model.mem_dim
+    length = num_memories * tokens + num_pointers
+    frame = torch.randn(tokens, 1 if shared else batch, channels, generator=generator)
+    place = torch.randn(tokens, 1, channels, generator=generator)
+    return {
+        "curr": [frame.expand(-1, batch, -1)],
+        "curr_pos": [place.expand(-1, batch, -1)],
+        "memory": 0.3 * torch.randn(length, batch, memory_channels, generator=generator),
+        "memory_pos": torch.randn(length, batch, memory_channels, generator=generator),
+        "num_obj_ptr_tokens": num_pointers,
+    }
+
+
+@pytest.fixture(params=["random", "trained"])
+def model(request: pytest.FixtureRequest):
+    return request.getfixturevalue(f"{request.param}_sam2")
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one frame", "many frames"])
+@pytest.mark.parametrize(("num_memories", "num_pointers"), [(1, 0), (3, 8), (10, 12)])
+@torch.inference_mode()
+def test_same_result_as_the_stock_network(model, num_memories, num_pointers, shared):
+    stock = model.memory_attention
+    assert LeanMemoryAttention.fits(stock)
+    given = inputs(model, 3, num_memories, num_pointers, shared=shared)
+    expected = stock(**given)
+    found = LeanMemoryAttention(stock)(**given)
+    assert found.shape == expected.shape
+    # The random network's softmax is so sharp that single values are off by more than sums are.
+    assert (found - expected).abs().mean() < 5e-6
+    assert (found - expected).abs().max() < 5e-4
+    assert expected.abs().mean() > 0.5
+
+
+@torch.inference_mode()
+def test_a_lone_object_has_the_stock_result_to_the_bit(model):
+    given = inputs(model, 1, 4, 8, shared=True)
+    stock = model.memory_attention
+    assert torch.equal(LeanMemoryAttention(stock)(**given), stock(**given))
+
+
+def test_only_inside_the_block_and_with_hooks(trained_sam2):
+    stock = trained_sam2.memory_attention
+    lean = LeanMemoryAttention(stock)
+    calls = []
+    handle = stock.register_forward_hook(lambda *_: calls.append("hook"))
+    with torch.inference_mode(), lean.in_place_in(trained_sam2):
+        assert stock.forward is lean
+        stock(**inputs(trained_sam2, 2, 2, 4, shared=True))
+    handle.remove()
+    assert calls == ["hook"]
+    assert "forward" not in vars(stock)
+
+
+def test_other_networks_are_left_alone(trained_sam2):
+    assert not LeanMemoryAttention.fits(torch.nn.Linear(2, 2))
+    layer = trained_sam2.memory_attention.layers[0]
+    layer.pos_enc_at_attn = True
+    try:
+        assert not LeanMemoryAttention.fits(trained_sam2.memory_attention)
+    finally:
+        layer.pos_enc_at_attn = False

@@ -1,0 +1,52 @@
+"""`scripts/benchmark.py`, as typed, on a scene as small as can be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_both_trackers_on_the_same_scene(tmp_path: Path):
+    out = tmp_path / "rows.json"
+    small = (
+        "--frames 5 --objects 2 --conditioning 2 --size 96x64 --model tiny-synthetic --threads 1"
+    )
+    done = run(*small.split(), "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    rows = {row["tracker"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"sam2", "official"}
+    ours, official = rows["sam2"], rows["official"]
+    assert ours["image_encodings_per_frame"] == 1.0
+    assert official["image_encodings_per_frame"] > 3
+    assert ours["memory_encodings_per_frame"] < official["memory_encodings_per_frame"]
+    assert ours["mask_decodings_per_frame"] < official["mask_decodings_per_frame"]
+    assert ours["floor_seconds"] == official["floor_seconds"] > 0
+    assert ours["seconds"] >= sum(ours["stage_seconds"].values()) > 0
+    assert ours["official_over_this"] == pytest.approx(official["seconds"] / ours["seconds"])
+    assert ours["reference_bytes_per_frame"] == 4 * 2 * 96 * 64
+    assert ours["bytes_written_per_frame"] > 0
+    table = done.stdout.splitlines()
+    assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
+
+
+@pytest.mark.parametrize("preset", ["cpu_256", "memory", "long", "cuda"])
+def test_presets_are_known_settings(preset: str):
+    done = run("--preset", preset, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_preset_is_refused():
+    done = run("--preset", "fastest")
+    assert done.returncode != 0
+    assert "there is no preset fastest" in done.stderr
