@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -161,6 +161,7 @@ class FrameFeatureCache:
         self._cache: LruCache[int, FrameFeatures] = LruCache(budget, lambda f: f.num_bytes)
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
+        self._places: dict[tuple[int, ...], Tensor] = {}  # size of the encoder's grid -> embedding
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._ahead: tuple[int, Future[Tensor]] | None = None
         self._last_encoded = 0
@@ -194,12 +195,30 @@ class FrameFeatureCache:
     @torch.inference_mode()
     def _encode(self, frame_idx: int) -> FrameFeatures:
         image = self._pixels(frame_idx).to(self._model.device)
-        with self._precision.autocast():
+        with self._precision.autocast(), self._known_places():
             output = self._model.forward_image(image)
         num_levels = self._model.num_feature_levels
         if not self._positions:
             self._positions = [pos[:1] for pos in output["vision_pos_enc"][-num_levels:]]
         return FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
+
+    @contextmanager
+    def _known_places(self) -> Iterator[None]:
+        """While the block runs, the image encoder does not work out its position embedding anew:
+        it depends on the size of the image alone (hieradet.py:_get_pos_embed)."""
+        trunk: Any = self._model.image_encoder.trunk
+        work_out = trunk._get_pos_embed
+
+        def look_up(size: tuple[int, int]) -> Tensor:
+            if tuple(size) not in self._places:
+                self._places[tuple(size)] = work_out(size)
+            return self._places[tuple(size)]
+
+        trunk._get_pos_embed = look_up
+        try:
+            yield
+        finally:
+            del trunk._get_pos_embed
 
     def _pixels(self, frame_idx: int) -> Tensor:
         """[1, 3, S, S] on the host; the frame that comes next in this direction, if it will have to

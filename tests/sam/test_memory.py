@@ -86,6 +86,18 @@ def test_batches_are_views_of_one_frame(random_sam2, cpu):
     assert torch.equal(batched.vision_feats[-1][:, 0], batched.vision_feats[-1][:, 2])
 
 
+def test_features_are_those_of_the_plain_encoder(random_sam2, cpu):
+    """To the bit, for the first frame and for those that reuse its position embedding."""
+    sequence = blob_sequence(2, 1)
+    features = FrameFeatureCache(random_sam2, sequence, cpu)
+    for frame_idx in (0, 1):
+        pixels = image_to_tensor(sequence[frame_idx], random_sam2.image_size, torch.device("cpu"))
+        with torch.inference_mode():
+            plain = random_sam2.forward_image(pixels)["backbone_fpn"][-3:]
+        assert all(map(torch.equal, features[frame_idx].levels, plain))
+    assert "_get_pos_embed" not in vars(random_sam2.image_encoder.trunk)
+
+
 def test_memories_are_found_by_frame_and_pixels():
     square, dot = np.zeros((2, 8, 8), bool)
     square[2:5, 2:5] = True
