@@ -38,9 +38,10 @@ class RefineConfig:
     """Fill holes of up to this many pixels in every tracked mask. 0 leaves masks as they are."""
     seed: int = 0
     """Seed of the random point prompts."""
-    guard: Literal["auto", "off"] = "auto"
-    """auto: with coarse masks, tracked masks are believed on a frame as far as its coarse mask and
-    residual support them, and fall back to the coarse mask where they do not. off: believe all."""
+    guard: Literal["auto", "off"] = "off"
+    """off: believe what is tracked. auto: with coarse masks, tracked masks are believed on a frame
+    as far as its coarse mask and residual support them, and fall back to the coarse mask where they
+    do not; for sets of photos. It is not the default yet: on some videos it costs accuracy."""
     ordered: Literal["auto", "yes", "no"] = "auto"
     """Whether the frames are a video. no: a set of photos, where an object has to be supported by
     each frame on its own. auto looks at the frames and says what it decided. For --guard auto."""

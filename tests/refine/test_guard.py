@@ -316,7 +316,7 @@ def run(
         prompts=ArrayPrompts(coarse, residuals),
         proposer=ScriptedProposer(proposals),
         tracker=tracker or StillTracker(len(coarse)),
-        config=RefineConfig(**settings),  # pyright: ignore[reportArgumentType]
+        config=RefineConfig(**{"guard": "auto", **settings}),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -380,6 +380,7 @@ def test_promptless_there_is_nothing_to_guard_by() -> None:
         prompts=None,
         proposer=ScriptedProposer({0: [LEFT]}),
         tracker=StillTracker(1),
+        config=RefineConfig(guard="auto"),
     )
     assert result.guard is None
     np.testing.assert_array_equal(result.transient(0).pixels, LEFT)
@@ -397,7 +398,7 @@ def test_bookkeeping_on_random_scenes(seed: int, residuals: bool, ordering: Orde
         prompts=scene.prompts,
         proposer=TrueProposer(scene),
         tracker=MoodyTracker(scene),
-        config=RefineConfig(min_proposal_coverage=0.5),
+        config=RefineConfig(min_proposal_coverage=0.5, guard="auto"),
         ordering=ordering,
     )
     outcome = result.guard
