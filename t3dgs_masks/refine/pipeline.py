@@ -135,8 +135,9 @@ def refine(
     else:
         backward = BackwardPass(masklets, tracker, config, last_frame, guard=guard)
         doubts += _run(backward, counts, log)
-        final = FinalPass(masklets, tracker, config, last_frame, guard=guard)
-        doubts += _run(final, counts, log)
+        if config.final_pass:
+            final = FinalPass(masklets, tracker, config, last_frame, guard=guard)
+            doubts += _run(final, counts, log)
         verdicts = _filter(masklets, prompts, config, last_frame, log)
     found = verdicts
     outcome = None

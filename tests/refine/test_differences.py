@@ -302,6 +302,24 @@ def test_the_observer_hears_of_every_stage_and_frame() -> None:
     assert [result.counts[s].restarts for s in order[:3]] == [1, 1, 3]
 
 
+def test_the_final_pass_can_be_left_out() -> None:
+    log = CallLog([])
+    result = run(
+        3,
+        ArrayPrompts([LEFT] * 3),
+        ScriptedProposer({0: [LEFT]}),
+        config=RefineConfig(final_pass=False),
+        observer=log,
+    )
+    assert [s for e, s in log.events if e == "started"] == [
+        Stage.FORWARD,
+        Stage.BACKWARD,
+        Stage.FILTER,
+    ]
+    assert result.counts[Stage.FINAL].restarts == 0
+    assert areas(result) == [100] * 3
+
+
 def test_prompts_are_read_once_per_frame_and_pass() -> None:
     prompts = ArrayPrompts([LEFT, NOTHING, RIGHT])
     run(3, prompts, ScriptedProposer({0: [LEFT], 2: [RIGHT]}))
