@@ -93,13 +93,12 @@ def run_splat_demo(settings: DemoSettings, capture: DatasetPaths, root: Path) ->
     Raises:
         UserError: a training failed; the line names its log.
     """
-    shutil.rmtree(root, ignore_errors=True)
+    prompts = prompts_of_splat(settings, capture, root)
     trainings = _Trainings(settings, root)
-    data = {name: _copy(capture, root / "data" / name) for name in _TITLES}
-    trainings.run({"unmasked": _Training(data["unmasked"].root, _GIVEN_MASKS)})
-
-    prompts = root / "prompts"
-    run_prompts(PromptsSettings(trainings.config("unmasked"), prompts, device=settings.device))
+    data = {
+        name: _copy(capture, root / "data" / name)
+        for name in ("coarse", "refined", "ground_truth", "in_training")
+    }
     result = root / "masks"
     run_refine(
         RefineSettings(
@@ -137,6 +136,29 @@ def run_splat_demo(settings: DemoSettings, capture: DatasetPaths, root: Path) ->
     _write_picture(outcome, runs)
     _print_outcome(outcome)
     return outcome
+
+
+def prompts_of_splat(settings: DemoSettings, capture: DatasetPaths, root: Path) -> Path:
+    """Train without masks, and make prompts of that splat.
+
+    Args:
+        settings: of the demo; steps, scale, seed, device and threads count.
+        capture: the dataset to train on; it is left as it is.
+        root: where the training goes; what was there before is removed.
+
+    Returns:
+        The prompt folder, in ``root``; its images are of the size that was trained on.
+
+    Raises:
+        UserError: the training failed; the line names its log.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    trainings = _Trainings(settings, root)
+    copy = _copy(capture, root / "data" / "unmasked")
+    trainings.run({"unmasked": _Training(copy.root, _GIVEN_MASKS)})
+    prompts = root / "prompts"
+    run_prompts(PromptsSettings(trainings.config("unmasked"), prompts, device=settings.device))
+    return prompts
 
 
 def _refine_midway(settings: DemoSettings) -> tuple[str, ...]:
