@@ -137,6 +137,9 @@ class RefineSettings:
     """auto, cuda, cuda:<number>, mps or cpu."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    compile: bool = False
+    """Compile the image encoder first (torch.compile): takes a minute or more, and pays on long
+    sequences. Where that fails, the run says so and goes on without."""
     threads: int | None = None
     """CPU threads. Default: all cores."""
     feature_cache_gb: float | None = None

@@ -49,10 +49,11 @@ from t3dgs_masks.sam.checkpoints import (
     load_sam2,
     resolve_checkpoint,
 )
+from t3dgs_masks.sam.compilation import compile_image_encoder
 from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.devices import set_threads
 from t3dgs_masks.sam.download import file_sha256
-from t3dgs_masks.sam.memory import FrameFeatureCache, MemoryBank
+from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
 from t3dgs_masks.sam.tracker import Sam2Tracker
@@ -274,6 +275,11 @@ def _load_networks(
         if _uses_sam1(settings):
             assert settings.sam_checkpoint is not None  # _check_settings
             sam1 = load_sam1(settings.sam_checkpoint, settings.device, precision=settings.precision)
+    if settings.compile:
+        with progress.stage("compiling the image encoder"):
+            failure = compile_image_encoder(sam2.model, sam2.precision)
+        if failure is not None:
+            progress.notice(f"--compile: the image encoder runs uncompiled, because of: {failure}")
     for loaded in (sam2, sam1):
         if loaded is not None and loaded.notice:
             progress.notice(f"checkpoint {loaded.name}: {loaded.notice}")
@@ -322,7 +328,7 @@ def _proposal_config(settings: RefineSettings, checkpoint: LoadedCheckpoint) -> 
 def _tracker(settings: RefineSettings, sam2: LoadedSam2, features: FrameFeatureCache) -> Tracker:
     if settings.tracker == "official":
         return OfficialTracker(sam2.model, features.frames, sam2.precision)
-    return Sam2Tracker(sam2.model, features, sam2.precision, MemoryBank())
+    return Sam2Tracker(sam2.model, features, sam2.precision)
 
 
 def _run_algorithm(

@@ -27,6 +27,7 @@ from PIL import Image as PilImage
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
@@ -71,15 +72,18 @@ class LruCache(Generic[Key, Value]):
         if value is not None:
             self._used_bytes -= self._size_of(value)
 
-    def put(self, key: Key, value: Value) -> None:
+    def put(self, key: Key, value: Value) -> list[tuple[Key, Value]]:
+        """Returns what had to make room, least recently used first."""
         previous = self._values.pop(key, None)
         if previous is not None:
             self._used_bytes -= self._size_of(previous)
         self._values[key] = value
         self._used_bytes += self._size_of(value)
+        evicted = []
         while self._used_bytes > self._budget_bytes and len(self._values) > 1:
-            _, evicted = self._values.popitem(last=False)
-            self._used_bytes -= self._size_of(evicted)
+            evicted.append(self._values.popitem(last=False))
+            self._used_bytes -= self._size_of(evicted[-1][1])
+        return evicted
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ class FrameFeatures:
     @property
     def num_bytes(self) -> int:
         return sum(level.nbytes for level in self.levels)
+
+    def to(self, device: torch.device) -> FrameFeatures:
+        return FrameFeatures(tuple(level.to(device) for level in self.levels))
 
 
 @dataclass(frozen=True)
@@ -136,15 +143,28 @@ def default_cache_bytes() -> int:
     return min(total // 4, available // 2)
 
 
+def default_device_cache_bytes(device: torch.device) -> int:
+    """A tenth of a CUDA device's memory; 0 on devices that have none of their own."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).total_memory // 10
+
+
 class FrameFeatureCache:
     """Frame features by frame index, encoded when first asked for.
+
+    On a device with memory of its own the most recent ones stay there and move to the host when
+    others need the room, so that a window of frames costs no transfers and any length fits.
 
     Args:
         model: any SAM2 model, in eval mode.
         frames: the sequence that frame indices refer to.
-        precision: autocast and device settings.
+        precision: autocast and device settings; features are stored as they come, in bfloat16
+            under autocast.
         budget_bytes: features are kept on the host up to this many bytes; beyond, the least
             recently used frame is dropped (and encoded again if it is needed again).
+        device_budget_bytes: likewise on the device, before they move to the host; default:
+            `default_device_cache_bytes`. 0: none stay there.
     """
 
     def __init__(
@@ -153,12 +173,18 @@ class FrameFeatureCache:
         frames: FrameSequence,
         precision: Precision,
         budget_bytes: int | None = None,
+        device_budget_bytes: int | None = None,
     ) -> None:
         self._model = model
         self._frames = frames
         self._precision = precision
         budget = default_cache_bytes() if budget_bytes is None else budget_bytes
-        self._cache: LruCache[int, FrameFeatures] = LruCache(budget, lambda f: f.num_bytes)
+        self._on_host: LruCache[int, FrameFeatures] = LruCache(budget, lambda f: f.num_bytes)
+        if device_budget_bytes is None:
+            device_budget_bytes = default_device_cache_bytes(model.device)
+        self._on_device: LruCache[int, FrameFeatures] | None = None
+        if device_budget_bytes > 0:
+            self._on_device = LruCache(device_budget_bytes, lambda f: f.num_bytes)
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
         self._places: dict[tuple[int, ...], Tensor] = {}  # size of the encoder's grid -> embedding
@@ -172,14 +198,23 @@ class FrameFeatureCache:
 
     def __getitem__(self, frame_idx: int) -> FrameFeatures:
         """Features of one frame, on the model's device."""
-        device = self._model.device
-        features = self._cache.get(frame_idx)
-        if features is None:
-            features = self._encode(frame_idx)
-            host = FrameFeatures(tuple(level.cpu() for level in features.levels))
-            self._cache.put(frame_idx, host)
-            return features
-        return FrameFeatures(tuple(level.to(device) for level in features.levels))
+        near = None if self._on_device is None else self._on_device.get(frame_idx)
+        if near is not None:
+            return near
+        far = self._on_host.get(frame_idx)
+        features = self._encode(frame_idx) if far is None else far.to(self._model.device)
+        moving = [(frame_idx, features)]
+        if self._on_device is not None:
+            moving = self._on_device.put(frame_idx, features)
+        for moving_idx, leaving in moving:
+            if moving_idx not in self._on_host:
+                self._on_host.put(moving_idx, leaving.to(torch.device("cpu")))
+        return features
+
+    def __contains__(self, frame_idx: int) -> bool:
+        """Whether asking for that frame would cost no encoding."""
+        near = self._on_device is not None and frame_idx in self._on_device
+        return near or frame_idx in self._on_host
 
     def batched(self, frame_idx: int, batch: int) -> BatchedFeatures:
         """Features of one frame repeated for `batch` objects (views, no copies), flattened by
@@ -194,7 +229,7 @@ class FrameFeatureCache:
 
     @torch.inference_mode()
     def _encode(self, frame_idx: int) -> FrameFeatures:
-        image = self._pixels(frame_idx).to(self._model.device)
+        image = self._pixels(frame_idx).to(self._model.device, non_blocking=True)
         with self._precision.autocast(), self._known_places():
             output = self._model.forward_image(image)
         num_levels = self._model.num_feature_levels
@@ -206,6 +241,11 @@ class FrameFeatureCache:
     def _known_places(self) -> Iterator[None]:
         """While the block runs, the image encoder does not work out its position embedding anew:
         it depends on the size of the image alone (hieradet.py:_get_pos_embed)."""
+        if is_compiled(
+            self._model
+        ):  # which is over and done with as soon as anything in it changes
+            yield
+            return
         trunk: Any = self._model.image_encoder.trunk
         work_out = trunk._get_pos_embed
 
@@ -228,13 +268,15 @@ class FrameFeatureCache:
         pixels = ahead[1].result() if ahead is not None and is_read else self._read(frame_idx)
         following = frame_idx + (1 if frame_idx >= self._last_encoded else -1)
         self._last_encoded = frame_idx
-        if 0 <= following < len(self._frames) and following not in self._cache:
+        if 0 <= following < len(self._frames) and following not in self:
             self._ahead = following, self._reader.submit(self._read, following)
         return pixels
 
     def _read(self, frame_idx: int) -> Tensor:
         host = torch.device("cpu")
-        return image_to_tensor(self._frames[frame_idx], self._model.image_size, host)
+        pixels = image_to_tensor(self._frames[frame_idx], self._model.image_size, host)
+        # From pinned memory the upload does not wait for what the device is busy with.
+        return pixels.pin_memory() if self._model.device.type == "cuda" else pixels
 
 
 @dataclass(frozen=True)
@@ -259,6 +301,8 @@ class MemoryBank:
     Masks that were united with others never come back, and windows of conditioning frames move
     on: memories that the last few starts did not use are dropped, so that the bank does not grow
     with the sequence.
+
+    Memories stay on the device that encoded them.
 
     Args:
         budget_bytes: the most that is kept in any case; default: `default_cache_bytes`.
@@ -311,9 +355,9 @@ class BatchedMemory:
         memories: Sequence[ObjectMemory], positions: Tensor, dtype: torch.dtype
     ) -> BatchedMemory:
         """Without the object pointers, which not every use of a memory needs."""
-        device = positions.device
-        features = [memory.features.to(device, non_blocking=True) for memory in memories]
-        return BatchedMemory(torch.cat(features).to(dtype), positions)
+        return BatchedMemory(
+            torch.cat([memory.features for memory in memories]).to(dtype), positions
+        )
 
     def as_output(self) -> dict[str, object]:
         """The entry of SAM2Base's `output_dict` that stands for this memory."""

@@ -27,10 +27,12 @@ from t3dgs_masks.sam.memory import (
     LruCache,
     MemoryBank,
     ObjectMemory,
+    default_device_cache_bytes,
 )
 from t3dgs_masks.types import BoolMask, Rle, TrackedFrame, TrackedObject
 
 _MASK_INPUT_BYTES = 64 << 20
+_MASKS_AT_FRAME_SIZE = 16  # logits of so many at once: 133 MB at 1080p
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class TrackedLogits:
         )[:, 0]
 
     def thresholded(self, height: int, width: int) -> TrackedFrame:
-        masks = (self.at_size(height, width) > 0).cpu().numpy()
+        parts = self.mask_logits.split(_MASKS_AT_FRAME_SIZE)
+        large = [replace(self, mask_logits=part).at_size(height, width) > 0 for part in parts]
+        masks = torch.cat(large).cpu().numpy()
         scores = self.object_score_logits.cpu().tolist()
         return TrackedFrame(
             self.frame_idx,
@@ -91,7 +95,9 @@ class Sam2Tracker:
         self._model = model
         self._features = features
         self._precision = precision
-        self._bank = MemoryBank() if bank is None else bank
+        if bank is None:
+            bank = MemoryBank(default_device_cache_bytes(model.device) or None)
+        self._bank = bank
         is_lean = LeanMemoryAttention.fits(model.memory_attention)
         self._attention = LeanMemoryAttention(model.memory_attention) if is_lean else None
         # Memory, object pointer and output of a mask all begin with it at the network's size.
@@ -203,11 +209,11 @@ class Sam2Tracker:
                 is_mask_from_pts=True,
             )
         self._bank.positions = positions[-1][:1]
-        host_features = memory_features.to(torch.bfloat16).cpu()
+        rounded = memory_features.to(torch.bfloat16)
         memories = []
         for slot, mask in enumerate(masks):
             # Cloned: a view would keep the whole batch alive after the others are evicted.
-            memory = ObjectMemory(host_features[slot : slot + 1].clone())
+            memory = ObjectMemory(rounded[slot : slot + 1].clone())
             self._bank.put(frame_idx, mask, memory)
             memories.append(memory)
         return memories
@@ -232,22 +238,20 @@ class Sam2Tracker:
 
     def _pointers(self, frame_idx: int, masks: list[Rle]) -> Tensor:
         """[B, C] object pointers of given masks on one frame, from the bank or new."""
-        device = self._model.device
         found: dict[Rle, Tensor] = {}
         for mask in masks:
             memory = self._bank.get(frame_idx, mask)
             if memory is not None and memory.object_pointer is not None:
-                found[mask] = memory.object_pointer.to(device, non_blocking=True)
+                found[mask] = memory.object_pointer
         missing = [mask for mask in dict.fromkeys(masks) if mask not in found]
         if missing:
             pointers = self._point_at(frame_idx, missing)
-            host = pointers.cpu()
             for slot, mask in enumerate(missing):
                 here = slice(slot, slot + 1)
                 found[mask] = pointers[here]
                 memory = self._bank.get(frame_idx, mask)
                 if memory is not None:
-                    memory = replace(memory, object_pointer=host[here].clone())
+                    memory = replace(memory, object_pointer=pointers[here].clone())
                     self._bank.put(frame_idx, mask, memory)
         return torch.cat([found[mask] for mask in masks])
 

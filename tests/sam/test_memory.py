@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PilImage
 from sam2.utils.misc import load_video_frames
@@ -22,6 +22,7 @@ from t3dgs_masks.sam.memory import (
     MemoryBank,
     ObjectMemory,
     default_cache_bytes,
+    default_device_cache_bytes,
     image_to_tensor,
 )
 from tests.sam.scenes import blob_sequence
@@ -75,6 +76,46 @@ def test_a_frame_is_encoded_when_first_asked_for_and_again_only_if_dropped(rando
     counter.close()
     assert counter.calls.image_encoder == 3 + 3
     assert all(torch.equal(a, b) for a, b in zip(first.levels, again.levels, strict=True))
+
+
+@given(
+    device_room=st.integers(1, 3),
+    host_room=st.integers(0, 3),
+    asked_for=st.lists(st.integers(0, 5), max_size=20),
+)
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_what_leaves_the_device_waits_on_the_host(
+    random_sam2, cpu, device_room, host_room, asked_for
+):
+    """With the CPU in the device's role; a frame is encoded anew only if it is in neither place."""
+    sequence = blob_sequence(6, 1)
+    frame_bytes = FrameFeatureCache(random_sam2, sequence, cpu)[0].num_bytes
+    cache = FrameFeatureCache(
+        random_sam2, sequence, cpu, host_room * frame_bytes, device_room * frame_bytes
+    )
+    counter = NetworkCounter()
+    counter.watch_sam2(random_sam2)
+    on_device: list[int] = []  # least recently used first
+    for frame_idx in asked_for:
+        known = frame_idx in cache
+        assert known or frame_idx not in on_device
+        before = counter.calls.image_encoder
+        features = cache[frame_idx]
+        assert counter.calls.image_encoder - before == (0 if known else 1)
+        assert frame_idx in cache
+        on_device = [*(t for t in on_device if t != frame_idx), frame_idx][-device_room:]
+        assert all(t in cache for t in on_device)
+        assert features.num_bytes == frame_bytes
+    counter.close()
+    # As long as the host has room too, nothing is ever encoded twice.
+    if device_room + host_room >= 6 or len(set(asked_for)) <= device_room:
+        assert counter.calls.image_encoder == len(set(asked_for))
+
+
+def test_nothing_stays_on_a_device_without_memory_of_its_own():
+    assert default_device_cache_bytes(torch.device("cpu")) == 0
 
 
 def test_batches_are_views_of_one_frame(random_sam2, cpu):
