@@ -86,6 +86,10 @@ class Benchmark:
     """Side of the square that the network sees; only with random weights."""
     trackers: tuple[TrackerName, ...] = ("sam2", "official")
     """What to compare."""
+    official_up_to: int | None = None
+    """Run the official predictor for up to so many objects only: its time grows with them."""
+    compile: bool = False
+    """See `t3dgs-masks refine --help`; its time counts."""
     repeats: int = 1
     """Runs of each, in turns; the median counts."""
     cache_frames: int | None = None
@@ -380,6 +384,7 @@ def run_case(
             device=settings.device,
             threads=settings.threads,
             feature_cache_gb=cache_gb,
+            compile=settings.compile,
         )
         written, cpu_seconds = written_bytes(), time.process_time()
         outcome = run_refine(refine_settings, adapt_networks=adapt)
@@ -453,6 +458,9 @@ def measure(settings: Benchmark) -> list[Row]:
             for num_frames in settings.frames
             for num_objects in settings.objects
             for tracker in settings.trackers
+            if tracker == "sam2"
+            or settings.official_up_to is None
+            or num_objects <= settings.official_up_to
         ]
         for case in cases:
             scene = _scene(root, case)
