@@ -36,12 +36,15 @@ class MaskletSet:
         """
         self._segmentations: dict[int, dict[int, Rle]] = {}
         self._ids_at: dict[int, set[int]] = {}
+        # (frame_idx, object_id) -> what was there before, of all that may have changed
+        self._before: dict[tuple[int, int], Rle | None] = {}
         self._next_object_id = next_object_id
         for masklet in masklets:
             self._segmentations[masklet.object_id] = {}
             self._next_object_id = max(self._next_object_id, masklet.object_id + 1)
             for frame_idx, mask in masklet.segmentations.items():
                 self.set(frame_idx, masklet.object_id, mask)
+        self.take_changes()
 
     @property
     def next_object_id(self) -> int:
@@ -100,12 +103,13 @@ class MaskletSet:
         _require_pixels(mask)
         if object_id not in self._segmentations:
             raise ValueError(f"object {object_id} does not exist (merged away, or never added)")
+        self._note(frame_idx, object_id, self._segmentations[object_id].get(frame_idx))
         self._segmentations[object_id][frame_idx] = mask
         self._ids_at.setdefault(frame_idx, set()).add(object_id)
 
     def remove(self, frame_idx: int, object_id: int) -> None:
         """Take an object's mask off one frame; the object stays known, without any mask too."""
-        del self._segmentations[object_id][frame_idx]
+        self._note(frame_idx, object_id, self._segmentations[object_id].pop(frame_idx))
         self._ids_at[frame_idx].discard(object_id)
         if not self._ids_at[frame_idx]:
             del self._ids_at[frame_idx]
@@ -127,8 +131,19 @@ class MaskletSet:
     def _absorb(self, kept_id: int, retired_id: int) -> None:
         segmentations = self._segmentations.pop(retired_id)
         for frame_idx, mask in segmentations.items():
+            self._note(frame_idx, retired_id, mask)
             self._ids_at[frame_idx].discard(retired_id)
             self.unite(frame_idx, {kept_id: mask})
+
+    def take_changes(self) -> dict[tuple[int, int], Rle | None]:
+        """(frame_idx, object_id) -> mask as it is now (None: there is none any more), of all that
+        differ from what they were at the last call; they are the same from here on."""
+        before, self._before = self._before, {}
+        now = {key: self._segmentations.get(key[1], {}).get(key[0]) for key in before}
+        return {key: mask for key, mask in now.items() if mask != before[key]}
+
+    def _note(self, frame_idx: int, object_id: int, before: Rle | None) -> None:
+        self._before.setdefault((frame_idx, object_id), before)
 
 
 def _require_pixels(mask: Rle) -> None:

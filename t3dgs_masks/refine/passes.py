@@ -89,6 +89,7 @@ class Pass(ABC):
         self._last_frame = last_frame
         self._guard = guard
         self._live: Iterator[TrackedFrame] | None = None
+        self._steps_replayed = 0
 
     @property
     @abstractmethod
@@ -105,6 +106,12 @@ class Pass(ABC):
         self._process(frame_idx)
         self.state.frames_done += 1
         return frame_idx
+
+    def take_replayed(self) -> int:
+        """How many steps of a propagation were repeated since the last call, to bring a fresh
+        tracker to where it was."""
+        steps, self._steps_replayed = self._steps_replayed, 0
+        return steps
 
     def close(self) -> None:
         """End the propagation that is running, if any."""
@@ -212,6 +219,7 @@ class _ContinuousPass(Pass):
         self._start(self.state.started_at)
         for _ in range(abs(frame_idx - self.state.started_at)):
             next(self._live or iter(()))
+            self._steps_replayed += 1
 
 
 class ForwardPass(_ContinuousPass):

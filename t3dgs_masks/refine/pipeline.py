@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,12 +14,20 @@ from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
-from t3dgs_masks.refine.guard import Doubt, Guard, GuardOutcome
+from t3dgs_masks.refine.guard import Guard, GuardOutcome
 from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.observer import RefineObserver, SilentObserver, Stage
 from t3dgs_masks.refine.ordering import ASSUMED_ORDERED, Ordering
-from t3dgs_masks.refine.passes import BackwardPass, FinalPass, ForwardPass, Pass, PassCounts
+from t3dgs_masks.refine.passes import (
+    BackwardPass,
+    FinalPass,
+    ForwardPass,
+    Pass,
+    PassCounts,
+    PassState,
+)
 from t3dgs_masks.refine.proposals import ProposalSearch
+from t3dgs_masks.refine.resume import PASSES, NoStore, Progress, ProgressKeeper, ProgressStore
 from t3dgs_masks.refine.scoring import TransienceScorer, Verdict, judge, keep_all
 from t3dgs_masks.types import PromptSource, Proposer, Tracker
 
@@ -98,6 +106,7 @@ def refine(
     config: RefineConfig | None = None,
     observer: RefineObserver | None = None,
     ordering: Ordering | None = None,
+    store: ProgressStore | None = None,
 ) -> RefineResult:
     """Find the transient objects of a sequence and follow them through it (TMR, arXiv 2412.00155).
 
@@ -112,6 +121,8 @@ def refine(
         config: settings; the defaults are the reference's.
         observer: told about progress and notices.
         ordering: whether the frames are a video, for the guard; None = they are.
+        store: progress is saved there after every frame of every pass, and what an earlier run of
+            the same settings and inputs saved there is not done again.
     """
     config = config or RefineConfig()
     _check(config, num_frames)
@@ -119,30 +130,34 @@ def refine(
     last_frame = num_frames - 1
     if config.num_iterations is not None:
         last_frame = min(config.num_iterations, last_frame)
-    masklets = MaskletSet()
+    keeper = ProgressKeeper(store or NoStore(), last_frame + 1, height, width)
+    progress = keeper.progress
+    if keeper.is_broken:
+        log.observer.notice("the saved progress makes no sense: this run begins at the first frame")
+    masklets = progress.masklets
     guard = None
     if prompts is not None and config.guard == "auto":
         guard = Guard(prompts, last_frame + 1, ordering or ASSUMED_ORDERED)
         prompts = guard.prompts
     search = ProposalSearch(height, width, prompts, proposer, config)
-    counts = {stage: PassCounts() for stage in (Stage.FORWARD, Stage.BACKWARD, Stage.FINAL)}
+    later_passes = (BackwardPass, FinalPass) if config.final_pass else (BackwardPass,)
+    if progress.frames_done:
+        log.observer.notice(_where(progress, [kind.stage for kind in later_passes], last_frame))
 
-    doubts: list[Doubt] = []
-    forward = ForwardPass(masklets, tracker, config, last_frame, search, guard=guard)
-    doubts += _run(forward, counts, log)
+    state = progress.state_of(Stage.FORWARD)
+    _run(ForwardPass(masklets, tracker, config, last_frame, search, state, guard), keeper, log)
     if len(masklets) == 0:
         verdicts = ()
     else:
-        backward = BackwardPass(masklets, tracker, config, last_frame, guard=guard)
-        doubts += _run(backward, counts, log)
-        if config.final_pass:
-            final = FinalPass(masklets, tracker, config, last_frame, guard=guard)
-            doubts += _run(final, counts, log)
+        for kind in later_passes:
+            state = progress.state_of(kind.stage)
+            _run(kind(masklets, tracker, config, last_frame, state, guard), keeper, log)
         verdicts = _filter(masklets, prompts, config, last_frame, log)
     found = verdicts
     outcome = None
     if guard is not None:
         begin = time.perf_counter()
+        doubts = [doubt for state in progress.passes.values() for doubt in state.doubts]
         verdicts, outcome = guard.settle(masklets, verdicts, doubts)
         log.seconds[Stage.FILTER] += time.perf_counter() - begin
     if not any(verdict.kept for verdict in found):
@@ -155,7 +170,7 @@ def refine(
         masklets=masklets,
         verdicts=verdicts,
         seconds=log.seconds,
-        counts=counts,
+        counts={stage: progress.passes.get(stage, PassState()).counts for stage in PASSES},
         notices=tuple(log.notices),
         guard=outcome,
     )
@@ -177,17 +192,32 @@ def _check(config: RefineConfig, num_frames: int) -> None:
             raise UserError(f"{flag} is {value}; it has to be at least {minimum}")
 
 
-def _run(current: Pass, counts: dict[Stage, PassCounts], log: _Log) -> list[Doubt]:
-    """Run a pass to its end; returns what its guard did not believe."""
-    with log.stage(current.stage, len(current.frames)):
-        try:
-            while not current.finished:
-                frame_idx = current.step()
-                log.observer.frame_done(current.stage, frame_idx, len(current.masklets))
-        finally:
-            current.close()
-    counts[current.stage] = current.state.counts
-    return current.state.doubts
+def _where(progress: Progress, later_passes: Sequence[Stage], last_frame: int) -> str:
+    """The notice that says where an interrupted refine goes on."""
+    planned = [Stage.FORWARD, *later_passes] if len(progress.masklets) else [Stage.FORWARD]
+    for stage in planned:
+        num_frames = last_frame if stage is Stage.BACKWARD else last_frame + 1
+        done = progress.passes[stage].frames_done if stage in progress.passes else 0
+        if done < num_frames:
+            return f"continuing at frame {done + 1} of {num_frames} of the {stage.value} pass"
+    return "continuing after the last pass"
+
+
+def _run(current: Pass, keeper: ProgressKeeper, log: _Log) -> None:
+    """Run a pass to its end, from wherever it stands."""
+    stage, frames = current.stage, current.frames
+    begun_at = current.state.frames_done
+    if begun_at == 0 or not current.finished:
+        with log.stage(stage, len(frames) - begun_at):
+            keeper.begin_pass()
+            try:
+                while not current.finished:
+                    frame_idx = current.step()
+                    keeper.frame_done(stage, current.take_replayed())
+                    log.observer.frame_done(stage, frame_idx, len(current.masklets))
+            finally:
+                current.close()
+    log.seconds[stage] = keeper.progress.seconds[stage]
 
 
 def _filter(
