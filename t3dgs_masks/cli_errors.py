@@ -1,0 +1,117 @@
+"""Errors as the person at the keyboard sees them: one line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.report.text import one_line, printable
+
+USER_ERROR_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+BROKEN_PIPE_EXIT_CODE = 141  # as of a program that SIGPIPE ends
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LONGEST_LINE = 1000  # characters; a path may be longer, and says no more then
+
+
+def exit_code_of(run: Callable[[], object], *, debug: bool) -> int:
+    """Call `run`, and tell what goes wrong in one line; returns the process's exit code.
+
+    Args:
+        run: the command.
+        debug: show tracebacks, and the warnings of libraries too.
+    """
+    try:
+        with warnings.catch_warnings():
+            if not (debug or sys.warnoptions):
+                warnings.simplefilter("ignore")  # of libraries, for those who program with them
+            run()
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        _say("interrupted: no result was written")
+        return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # Whoever read our output has gone, and Python would complain again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_EXIT_CODE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text, code = _told(error)
+        _say(f"error: {text}")
+        return code
+    return 0
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), USER_ERROR_EXIT_CODE
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "there is not enough memory for this: give less at a time", USER_ERROR_EXIT_CODE
+    if isinstance(error, OSError) and error.strerror:
+        # The machine's state rather than a fault of the program, whoever met it.
+        at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        space = "; free some space and retry" if error.errno in _NO_SPACE else ""
+        return f"{at}{error.strerror}{space}", USER_ERROR_EXIT_CODE
+    reason = " ".join(str(error).split()) or "no further word"
+    return f"unexpected {type(error).__name__}: {reason} (--debug shows where)", 1
+
+
+def _say(text: str) -> None:
+    line = one_line(text)
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    if sys.stderr is not None:
+        print(printable(line, sys.stderr), file=sys.stderr)
+
+
+# --- Arguments that make no sense -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def usage_in_one_line(help_command: str) -> Iterator[None]:
+    """Make the framed text in which tyro tells of wrong arguments a `UserError`.
+
+    Args:
+        help_command: what shows the flags, such as ``t3dgs-masks refine --help``.
+
+    Raises:
+        UserError: the arguments are wrong.
+        SystemExit: help was asked for, and printed.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        if end.code in (0, None):
+            sys.stderr.write(said.getvalue())
+            raise
+        problem = _without_frame(said.getvalue()) or "the arguments make no sense"
+        raise UserError(f"{problem}; {help_command} explains them") from end
+
+
+def _without_frame(text: str) -> str:
+    """The messages of a framed text in one line, without help texts and advertisements."""
+    sections: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if not line.startswith("│"):
+            continue
+        inner = line.strip().strip("│")[1:].rstrip()
+        if set(inner.strip()) == {"─"}:
+            sections.append([])
+        elif not inner.startswith(" " * 5):  # that far in are explanations of flags
+            sections[-1].append(inner.strip())
+    told = [" ".join(section).rstrip(".") for section in sections]
+    return "; ".join(
+        part for part in told if part and not part.startswith(("For full", "Argument helptext"))
+    )
