@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, is_dataclass
-from enum import Enum
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from threading import get_ident
@@ -25,9 +23,12 @@ import cv2
 import numpy as np
 from PIL import Image as PilImage
 
-from t3dgs_masks import __version__
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io import publish
+from t3dgs_masks.io.checked_rle import checked_rle
+from t3dgs_masks.io.file_lock import locked
+from t3dgs_masks.io.identity import RunIdentity
+from t3dgs_masks.io.plain_json import plain
 from t3dgs_masks.masks import TransientMask, decode, encode
 from t3dgs_masks.types import BoolMask, NetworkCalls, Rle
 
@@ -36,6 +37,8 @@ MASKLETS_VERSION = 1
 OVERLAY = "overlay.mp4"
 REPORT = "report.json"
 PAGE = "report.html"
+LOCK = "lock"
+"""In the folder for the state: held by the run that is writing."""
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -109,33 +112,6 @@ class Report:
         return self.counts.image_encoder / self.frames if self.frames else 0.0
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """All that a result depends on. Two runs of one identity give the same masks."""
-
-    settings: Mapping[str, Any]  # plain values, paths, enums and dataclasses
-    inputs: Mapping[str, str]  # what -> digest of its content
-    checkpoints: Mapping[str, str]  # role -> digest of the file
-    program_version: str = __version__
-
-    @property
-    def hash(self) -> str:
-        """sha256 over all of it, independent of the order of the keys."""
-        canonical = json.dumps(
-            self.as_json(), sort_keys=True, separators=(",", ":"), default=_plain
-        )
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    def as_json(self) -> dict[str, Any]:
-        """The parts as they stand in ``config.json``."""
-        return {
-            "version": self.program_version,
-            "settings": self.settings,
-            "inputs": self.inputs,
-            "checkpoints": self.checkpoints,
-        }
-
-
 # --- the folder -----------------------------------------------------------------------------------
 
 
@@ -166,9 +142,54 @@ class ResultFolder:
                 raise UserError(f"{path} is a file; --result-dir needs a folder.")
             for source in inputs:
                 _refuse_overlap(path, source)
-            publish.recover(folder.path)
+            folder._recover()
             folder._refuse_foreign_files()
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of this folder while the block runs. Folders are made for that, and
+        removed if nothing comes to be in them.
+
+        Raises:
+            UserError: another run holds it, or the folder cannot be written to.
+        """
+        state = self.path / publish.STATE
+        made = [folder for folder in (state, *state.parents) if not folder.exists()]
+        failed = f"cannot write to the result folder {self.path}"
+        try:
+            with _as_user_error(failed):
+                state.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                with _as_user_error(failed):
+                    publish.recover(self.path)
+                yield
+        finally:
+            for folder in made or [state]:
+                _remove_if_empty(folder)
+
+    def _recover(self) -> None:
+        """Finish what a killed run was about to put in place."""
+        if publish.is_unfinished(self.path):
+            with self._locked(), _as_user_error(f"cannot complete the result in {self.path}"):
+                publish.recover(self.path)
+            _remove_if_empty(self.path / publish.STATE)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / publish.STATE / LOCK))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another run is writing to {self.path}; wait until it has finished, or choose "
+                    "another --result-dir."
+                ) from error
+            except OSError as error:
+                raise _user_error(
+                    f"cannot write to the result folder {self.path}", error
+                ) from error
+            yield
 
     def is_complete(self, identity_hash: str) -> bool:
         """Whether the whole result of a run with this `RunIdentity.hash` is here."""
@@ -333,7 +354,7 @@ class StagedResult:
         """
         contents = {
             **asdict(report),
-            "seconds": {_plain(stage): round(s, 3) for stage, s in report.seconds.items()},
+            "seconds": {plain(stage): round(s, 3) for stage, s in report.seconds.items()},
             "running_time": round(report.running_time, 3),
             "image_encodings_per_frame": round(report.image_encodings_per_frame, 4),
         }
@@ -401,23 +422,16 @@ class StagedResult:
             raise ValueError(f"{len(missing)} files were not written, {missing[0]} among them")
         with _as_user_error(f"cannot put the result in place in {self.out}"):
             publish.publish(self.out)
-            self._remove_if_empty(self.out / publish.STATE)
+            _remove_if_empty(self.out / publish.STATE)
 
     def discard(self) -> None:
         """Drop what was not published, and the folders made for it; does nothing after that."""
         if self._folder.is_dir():
             with _as_user_error(f"cannot clean up {self._folder}"):
                 publish.remove_tree(self._folder)
-        self._remove_if_empty(self.out / publish.STATE)
+        _remove_if_empty(self.out / publish.STATE)
         if self._out_is_new:
-            self._remove_if_empty(self.out)
-
-    @staticmethod
-    def _remove_if_empty(folder: Path) -> None:
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # something is in it, or it is gone
+            _remove_if_empty(self.out)
 
     def _masklet_json(self, record: MaskletRecord) -> dict[str, Any]:
         return {
@@ -453,10 +467,9 @@ def complete_publish(path: Path) -> None:
     """If the run that wrote a result was killed while it put it in place, complete that.
 
     Raises:
-        UserError: from the file system.
+        UserError: from the file system, or another run is at it.
     """
-    with _as_user_error(f"cannot complete the result in {path}"):
-        publish.recover(path)
+    ResultFolder(path)._recover()
 
 
 def read_masklets(path: Path) -> MaskletFile:
@@ -520,38 +533,7 @@ def _parse_masklet(item: dict[str, Any], num_frames: int, height: int, width: in
 def _parse_rle(segmentation: dict[str, Any], height: int, width: int) -> Rle:
     if segmentation["size"] != [height, width]:
         raise ValueError(f"segmentation of size {segmentation['size']}, not {[height, width]}")
-    counts = _typed(segmentation["counts"], str, "counts").encode("ascii")
-    runs = _run_lengths(counts)
-    # pycocotools trusts the runs, so one that is wrong would write outside of its buffer.
-    if runs.min(initial=0) < 0 or int(runs.sum()) != height * width:
-        raise ValueError("broken run-length encoding")
-    return Rle(height, width, counts)
-
-
-def _run_lengths(counts: bytes) -> np.ndarray:
-    """[R] int64 run lengths of COCO's compressed string.
-
-    Each run is a little-endian chain of 5-bit groups (bit 5: more follow; bit 4 of the last: sign);
-    from the fourth run on it is the difference to the run two places before.
-
-    Raises:
-        ValueError: `counts` is not such a string.
-    """
-    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("broken run-length encoding")
-    ends = np.flatnonzero(codes & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:  # more than 35 bits: no image is that large
-        raise ValueError("broken run-length encoding")
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    runs = np.add.reduceat((codes & 31) << shifts, starts)
-    negative = codes[ends] & 16 != 0
-    runs = np.where(negative, runs - (np.int64(1) << 5 * lengths), runs)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    return checked_rle(height, width, _typed(segmentation["counts"], str, "counts").encode("ascii"))
 
 
 def _typed(value: Any, kind: type, what: str) -> Any:
@@ -603,9 +585,18 @@ def _as_user_error(failed: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise UserError(f"{failed}: the disk is full; free some space and retry.") from error
-        raise UserError(f"{failed}: {error.strerror or error}.") from error
+        raise _user_error(failed, error) from error
+
+
+def _user_error(failed: str, error: OSError) -> UserError:
+    if error.errno in _NO_SPACE:
+        return UserError(f"{failed}: the disk is full; free some space and retry.")
+    return UserError(f"{failed}: {error.strerror or error}.")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # something is in it, or it is gone
+        folder.rmdir()
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -620,21 +611,4 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _as_json(contents: Mapping[str, Any]) -> bytes:
-    return json.dumps(contents, allow_nan=False, indent=2, default=_plain).encode() + b"\n"
-
-
-def _plain(value: object) -> Any:
-    """What `json` cannot write by itself, as something it can."""
-    if isinstance(value, Enum):
-        return value.value
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, str):
-        return value
-    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
+    return json.dumps(contents, allow_nan=False, indent=2, default=plain).encode() + b"\n"

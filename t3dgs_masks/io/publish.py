@@ -65,6 +65,11 @@ def is_pending(out: Path) -> bool:
     return _clearing(out).is_dir() or _placing(out).is_dir()
 
 
+def is_unfinished(out: Path) -> bool:
+    """Whether `recover` has something to do in `out`."""
+    return is_pending(out) or _old(out).is_dir()
+
+
 def remove_tree(path: Path) -> None:
     """Delete a folder and all in it, links themselves rather than what they point to."""
     for entry in sorted(path.iterdir()):
