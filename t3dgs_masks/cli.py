@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Protocol
 
 import tyro
 
 from t3dgs_masks import __version__
+from t3dgs_masks.cli_errors import (
+    INTERRUPTED_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    exit_code_of,
+    usage_in_one_line,
+)
+from t3dgs_masks.cli_help import settings_registry
 from t3dgs_masks.config import (
     ApplySettings,
     DemoSettings,
@@ -28,9 +35,14 @@ from t3dgs_masks.config import (
 from t3dgs_masks.datasets.export_formats import as_help
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
+from t3dgs_masks.presets import DEFAULT_PRESET, presets_help, read_preset
 
-USER_ERROR_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130
+__all__ = ["INTERRUPTED_EXIT_CODE", "USER_ERROR_EXIT_CODE", "entry_point", "main", "parse"]
+
+_DESCRIPTION = (
+    "Clean, temporally consistent transient masks for Gaussian Splatting captures.\n\n"
+    "t3dgs-masks COMMAND --help tells all about a command; --version prints the version."
+)
 
 
 class Command(Protocol):
@@ -47,10 +59,19 @@ class Refine(RefineSettings):
     every object of the sequence is segmented and masked.
     """
 
+    preset: str = DEFAULT_PRESET
+    """Settings to begin with: fast, default, best, or a YAML file of your own; copy one of
+    configs/presets to start from. Flags given beside it win. With --help, the defaults shown are
+    those of the preset."""
+
     def run(self) -> None:
         from t3dgs_masks.refine_job import run_refine
 
-        run_refine(self)
+        run_refine(self.settings())
+
+    def settings(self) -> RefineSettings:
+        """Without the preset, which has done its work: a result is known by its settings."""
+        return RefineSettings(**{f.name: getattr(self, f.name) for f in fields(RefineSettings)})
 
 
 @dataclass(frozen=True)
@@ -171,8 +192,8 @@ class Evaluate(EvaluateSettings):
 class Report(ReportSettings):
     """Write report.html into a result: its frames and objects on one page, to look at and correct.
 
-    `refine` writes it too. The page needs no network and no server. Objects can be switched on and
-    off on it and the threshold moved; it shows the `refilter` command that makes such masks.
+    The page needs no network and no server, and `refine` writes it too. Objects can be switched on
+    and off on it and the threshold moved; it shows the `refilter` command that makes such masks.
     """
 
     def run(self) -> None:
@@ -181,49 +202,80 @@ class Report(ReportSettings):
         run_report(self)
 
 
-_LIST = Annotated[ModelsList, tyro.conf.subcommand("list")]
-_DOWNLOAD = Annotated[ModelsDownload, tyro.conf.subcommand("download")]
-_PATH = Annotated[ModelsPath, tyro.conf.subcommand("path")]
+_COMMANDS: Mapping[str, type[Command]] = {
+    "refine": Refine,
+    "report": Report,
+    "prepare": Prepare,
+    "prompts": Prompts,
+    "apply": Apply,
+    "revert": Revert,
+    "refilter": Refilter,
+    "export": Export,
+    "evaluate": Evaluate,
+    "demo": Demo,
+}
 _MODELS = Annotated[
-    _LIST | _DOWNLOAD | _PATH,
+    Annotated[ModelsList, tyro.conf.subcommand("list")]
+    | Annotated[ModelsDownload, tyro.conf.subcommand("download")]
+    | Annotated[ModelsPath, tyro.conf.subcommand("path")],
     tyro.conf.subcommand("models", description="List, fetch and locate SAM checkpoints."),
 ]
-_REFINE = Annotated[Refine, tyro.conf.subcommand("refine")]
-_DEMO = Annotated[Demo, tyro.conf.subcommand("demo")]
-_PREPARE = Annotated[Prepare, tyro.conf.subcommand("prepare")]
-_APPLY = Annotated[Apply, tyro.conf.subcommand("apply")]
-_REVERT = Annotated[Revert, tyro.conf.subcommand("revert")]
-_PROMPTS = Annotated[Prompts, tyro.conf.subcommand("prompts")]
-_EVALUATE = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-_EXPORT = Annotated[
-    Export,
-    tyro.conf.subcommand("export", description=f"{inspect.getdoc(Export)}\n\n{as_help()}"),
-]
-_REFILTER = Annotated[Refilter, tyro.conf.subcommand("refilter")]
-_REPORT = Annotated[Report, tyro.conf.subcommand("report")]
-_COMMANDS = (
-    _REFINE
-    | _REPORT
-    | _PREPARE
-    | _PROMPTS
-    | _APPLY
-    | _REVERT
-    | _REFILTER
-    | _EXPORT
-    | _EVALUATE
-    | _DEMO
-    | _MODELS
-)
 
 
 def parse(args: Sequence[str] | None = None) -> Command:
-    """The subcommand that `args` (default: the process's own) ask for."""
-    return tyro.cli(
-        _COMMANDS,  # pyright: ignore[reportArgumentType] (a union of dataclasses is a tyro form)
-        prog="t3dgs-masks",
-        description="Clean, temporally consistent transient masks for Gaussian Splatting captures.",
-        args=args,
-    )
+    """The subcommand that `args` (default: the process's own) ask for.
+
+    Raises:
+        UserError: the arguments make no sense, or name a preset that cannot be used.
+        SystemExit: help was asked for, and printed.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    chosen = arguments[0] if arguments else ""
+    commands: Any = _MODELS
+    for name, kind in reversed(list(_COMMANDS.items())):
+        text = _description(kind) if name == chosen else _summary(kind)
+        default = _unset_refine(arguments) if name == chosen == "refine" else tyro.MISSING
+        described = tyro.conf.subcommand(name, default=default, description=text)
+        commands = Annotated[kind, described] | commands
+    known = chosen in _COMMANDS or chosen == "models"
+    with usage_in_one_line(f"t3dgs-masks {chosen} --help" if known else "t3dgs-masks --help"):
+        return tyro.cli(
+            commands,
+            prog="t3dgs-masks",
+            description=_DESCRIPTION,
+            args=arguments,
+            registry=settings_registry(),
+        )
+
+
+def _summary(kind: type[Command]) -> str:
+    """What the list of commands says of one."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+def _description(kind: type[Command]) -> str:
+    """What the help of a command says of it."""
+    table = {Refine: presets_help, Export: as_help}.get(kind, str)()
+    return "\n\n".join(filter(None, [inspect.getdoc(kind), table]))
+
+
+def _unset_refine(arguments: Sequence[str]) -> Refine:
+    """A `refine` without inputs, with the settings of the preset among the arguments."""
+    defaults = read_preset(_preset_in(arguments)).applied_to(Refine(Path(), Path()))
+    assert isinstance(defaults, Refine)
+    required = {"video_path": tyro.MISSING, "result_dir": tyro.MISSING}
+    return replace(defaults, **required)
+
+
+def _preset_in(arguments: Sequence[str]) -> str:
+    """The last one, as everywhere on a command line."""
+    preset = DEFAULT_PRESET
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag.startswith("--preset="):
+            preset = flag.partition("=")[2]
+        elif flag == "--preset":
+            preset = following or preset
+    return preset
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -232,28 +284,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(__version__)
         return 0
-    command = parse(arguments)
-    debug = getattr(command, "debug", False)
-    try:
-        command.run()
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
-    except KeyboardInterrupt:
-        print("interrupted: no result was written", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        reason = " ".join(str(error).split()) or "no further word"
-        print(
-            f"error: unexpected {type(error).__name__}: {reason} (--debug shows where)",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    return exit_code_of(lambda: parse(arguments).run(), debug="--debug" in arguments)
 
 
 def entry_point() -> None:

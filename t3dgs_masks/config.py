@@ -18,7 +18,7 @@ class RefineConfig:
     """Settings of the algorithm (paper section "TMR", arXiv 2412.00155)."""
 
     max_conditioning_frames: Annotated[int, tyro.conf.arg(name="memory-size")] = 10
-    """How many already segmented frames the tracker is conditioned on when it (re)starts [M]."""
+    """How many already segmented frames the tracker is conditioned on when it (re)starts."""
     min_proposal_coverage: Annotated[float, tyro.conf.arg(name="lambda-ref")] = 0.7
     """A proposal is taken if more than this share of it lies inside the coarse mask (0 to 1)."""
     min_scoring_coverage: Annotated[float, tyro.conf.arg(name="lambda-val")] = 0.7
@@ -89,7 +89,7 @@ class RefineSettings:
     """SAM2 configuration: a file, or a name such as sam2_hiera_l.yaml. Default: recognised from
     the checkpoint."""
     sam_checkpoint: str | None = None
-    """SAM1 checkpoint for the proposals: path, or vit_h, vit_l, vit_b. Default: SAM2 proposes."""
+    """SAM1 checkpoint for the proposals: path, or vit_h, vit_l, vit_b. Without it SAM2 proposes."""
     proposer: Literal["auto", "sam1", "sam2"] = "auto"
     """Who proposes objects. auto: sam1 if --sam-checkpoint is given, else sam2, which costs no
     further image encoding."""

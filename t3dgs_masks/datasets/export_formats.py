@@ -232,7 +232,10 @@ def as_markdown() -> str:
 
 def as_help() -> str:
     """The table in a help text, one line for each format."""
-    return "\n\n".join(
-        f"{each.name}: {each.tool}; {each.pattern}; transient is {each.polarity}"
-        for each in FORMATS
+    rows = [("--to", "written below --dest", "transient is")]
+    rows += [(each.name, each.pattern, each.polarity) for each in FORMATS]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(
+        f"  {name:<{widths[0]}}  {pattern:<{widths[1]}}  {polarity}"
+        for name, pattern, polarity in rows
     )
