@@ -40,6 +40,7 @@ RESIDUAL_SUFFIXES = IMAGE_SUFFIXES | {".npy"}
 _SAMPLED_FRAMES = 50
 _MINORITY, _MAJORITY = 0.35, 0.65  # share of white that is clearly the transient / static side
 _MINORITY_ALONE, _MAJORITY_ALONE = 0.3, 0.7  # the same, where there are no residuals
+_BORDER_ALONE = 0.15  # of the frame's border: what the transient side may cover of it then
 _CLEAR_RATIO = 1.25  # of the mean residual in white to that outside, or its inverse
 _CONSISTENT_SHARE = 0.7  # of the frames that have to agree on the direction
 _SMALLEST_SIDE = 0.001  # of the frame; fewer pixels say nothing about the mean residual there
@@ -340,9 +341,11 @@ class _Reader:
         white, residual = self.white(frame_idx), self.residual(frame_idx)
         assert white is not None
         share = float(white.mean())
+        border = border_share(white)
         if residual is None or not _SMALLEST_SIDE <= share <= 1 - _SMALLEST_SIDE:
-            return FrameEvidence(share)
-        return FrameEvidence(share, float(residual[white].mean()), float(residual[~white].mean()))
+            return FrameEvidence(share, white_border=border)
+        inside, outside = float(residual[white].mean()), float(residual[~white].mean())
+        return FrameEvidence(share, inside, outside, border)
 
     def _check_proportions(self, path: Path, shape: tuple[int, ...]) -> None:
         if not same_proportions((shape[0], shape[1]), self._size):
@@ -458,6 +461,7 @@ class FrameEvidence:
     white_share: float  # of the frame's pixels, 0 to 1
     residual_in_white: float | None = None  # mean, 0 to 1; None if unknown or too few pixels
     residual_outside: float | None = None
+    white_border: float | None = None  # see `border_share`; None if unknown
 
 
 @dataclass(frozen=True)
@@ -474,7 +478,9 @@ def decide_polarity(evidence: Sequence[FrameEvidence], where: str) -> PolarityDe
     that residuals are higher there. Both have to be clear and agree; one alone decides if the
     other says nothing. Where crowds fill most of the frame, area misleads: it has to be clearer
     without residuals, and does not decide against residuals that point the other way, however
-    slightly. If all masks are plain black or all plain white, nothing is transient.
+    slightly. Without residuals the smaller part must not take up much of the frame's border either:
+    what shows between people of a crowd does, people hardly. If all masks are plain black or all
+    plain white, nothing is transient.
 
     Args:
         evidence: one entry per sampled frame.
@@ -489,7 +495,7 @@ def decide_polarity(evidence: Sequence[FrameEvidence], where: str) -> PolarityDe
     if min(shares) == 1.0:
         return PolarityDecision("white-static", "all masks looked at are white: nothing marked")
     logs = _log_ratios(evidence)
-    by_area, area_figures = _area_verdict(shares, alone=not logs)
+    by_area, area_figures = _area_verdict(evidence, alone=not logs)
     by_residual, lean, residual_figures = _residual_verdict(logs)
     figures = f"{area_figures}, {residual_figures}"
     verdict = by_area or by_residual
@@ -502,13 +508,27 @@ def decide_polarity(evidence: Sequence[FrameEvidence], where: str) -> PolarityDe
     )
 
 
-def _area_verdict(shares: Sequence[float], *, alone: bool) -> tuple[Polarity | None, str]:
+def border_share(white: BoolMask) -> float:
+    """Share of the outermost pixels of a frame ([H, W] bool) that are True, 0 to 1."""
+    return float(np.concatenate([white[0], white[-1], white[1:-1, 0], white[1:-1, -1]]).mean())
+
+
+def _area_verdict(evidence: Sequence[FrameEvidence], *, alone: bool) -> tuple[Polarity | None, str]:
+    median = statistics.median(frame.white_share for frame in evidence)
+    figures = f"white covers {median:.0%} of the frame (median of {len(evidence)})"
     minority, majority = (_MINORITY_ALONE, _MAJORITY_ALONE) if alone else (_MINORITY, _MAJORITY)
-    median = statistics.median(shares)
-    figures = f"white covers {median:.0%} of the frame (median of {len(shares)})"
+    verdict: Polarity | None = None
     if median < minority:
-        return "white-transient", figures
-    return ("white-static" if median > majority else None), figures
+        verdict = "white-transient"
+    elif median > majority:
+        verdict = "white-static"
+    borders = [frame.white_border for frame in evidence if frame.white_border is not None]
+    if not alone or not borders:
+        return verdict, figures
+    border = statistics.median(borders)
+    figures += f" and {border:.0%} of its border"
+    transient_border = 1 - border if verdict == "white-static" else border
+    return (verdict if transient_border <= _BORDER_ALONE else None), figures
 
 
 def _log_ratios(evidence: Sequence[FrameEvidence]) -> list[float]:
