@@ -6,16 +6,20 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.report.text import one_line, printable
 
 USER_ERROR_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+TERMINATED_EXIT_CODE = 143  # as of a program that SIGTERM ends
 BROKEN_PIPE_EXIT_CODE = 141  # as of a program that SIGPIPE ends
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -33,11 +37,12 @@ def exit_code_of(run: Callable[[], object], *, debug: bool) -> int:
         with warnings.catch_warnings():
             if not (debug or sys.warnoptions):
                 warnings.simplefilter("ignore")  # of libraries, for those who program with them
-            run()
+            with _orderly_termination():
+                run()
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        _say("interrupted: no result was written")
-        return INTERRUPTED_EXIT_CODE
+    except KeyboardInterrupt as stop:
+        _say(f"interrupted: {stop or 'no result was written'}")
+        return TERMINATED_EXIT_CODE if isinstance(stop, _Terminated) else INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         # Whoever read our output has gone, and Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,6 +54,28 @@ def exit_code_of(run: Callable[[], object], *, debug: bool) -> int:
         _say(f"error: {text}")
         return code
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to end a command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _orderly_termination() -> Iterator[None]:
+    """While the block runs, SIGTERM is an exception, so that the block can clean up."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _told(error: Exception) -> tuple[str, int]:

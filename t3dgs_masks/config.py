@@ -146,7 +146,8 @@ class RefineSettings:
     """Host memory for image features, in GB, so that no frame is encoded twice. Default: a
     quarter of the machine's."""
     resume: bool = True
-    """Keep a finished result of the same settings and inputs, and return at once."""
+    """Keep a finished result of the same settings and inputs, and go on where an interrupted run
+    of them stopped. --no-resume begins at the first frame."""
     debug: bool = False
     """Show the traceback of an error."""
 

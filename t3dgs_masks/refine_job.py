@@ -32,15 +32,23 @@ from t3dgs_masks.io.outputs import (
     RunIdentity,
     StagedResult,
 )
+from t3dgs_masks.io.progress_file import ProgressFile
 from t3dgs_masks.io.prompts import Prompts, open_prompts
 from t3dgs_masks.io.threads import in_threads
 from t3dgs_masks.refine.ordering import Ordering, judge_ordering
 from t3dgs_masks.refine.pipeline import RefineResult, refine
+from t3dgs_masks.refine.resume import ProgressStore
 from t3dgs_masks.report.memory import peak_rss_mb
 from t3dgs_masks.report.overlay import OverlayWriter, overlay_frame
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.report.summary import ObjectSummary, RunSummary, print_summary
 from t3dgs_masks.report_job import PageRecorder
+from t3dgs_masks.run_progress import (
+    RunFigures,
+    drop_progress,
+    open_run_progress,
+    sweep_progress,
+)
 from t3dgs_masks.sam.checkpoints import (
     LoadedCheckpoint,
     LoadedSam1,
@@ -142,49 +150,106 @@ def run_refine(
     folder = ResultFolder.open(settings.result_dir, inputs=inputs.folders)
     # Outside of the display: a checkpoint that has to be fetched comes with a bar of its own.
     identity = _identity(settings, inputs)
+    if _is_done(folder, identity, settings):
+        return _kept(folder, identity, settings, inputs)
+    with folder.held():
+        if _is_done(folder, identity, settings):  # by a run that has let go of it just now
+            return _kept(folder, identity, settings, inputs)
+        job = _Job(begin, settings, inputs, folder, identity, frames_given)
+        outcome, summary = _make(job, adapt_networks)
+        drop_progress(folder)
+    print_summary(summary)
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run, before the networks are there."""
+
+    begin: float  # time.perf_counter
+    settings: RefineSettings
+    inputs: _Inputs
+    folder: ResultFolder
+    identity: RunIdentity
+    frames_given: bool
+
+
+def _make(
+    job: _Job, adapt_networks: Callable[[Networks], None] | None
+) -> tuple[RefineOutcome, RunSummary]:
+    """Run the algorithm, from where an interrupted run stopped, and publish the result."""
+    settings, inputs, frames = job.settings, job.inputs, job.inputs.frames
+    page = PageRecorder(len(frames), frames.height, frames.width) if settings.html_report else None
+    set_threads(settings.threads)
     with RichProgress() as progress:
-        if settings.resume and folder.is_complete(identity.hash):
-            progress.notice(
-                f"{settings.result_dir} already holds the result of these settings and inputs; "
-                "--no-resume makes it again"
-            )
-            if inputs.manifest is not None:
-                folder.refresh_manifest(inputs.manifest.to_json())
-            return RefineOutcome(settings.result_dir, None, None)
-        set_threads(settings.threads)
-        frames = inputs.frames
-        page = None
-        if settings.html_report:
-            page = PageRecorder(len(frames), frames.height, frames.width)
-        with folder.begin(frames.names, frames.source_height, frames.source_width) as staged:
+        store = open_run_progress(
+            job.folder, job.identity, settings, (frames.height, frames.width), progress.notice
+        )
+        with (
+            store,
+            _told_how_to_go_on(store, settings),
+            job.folder.begin(frames.names, frames.source_height, frames.source_width) as staged,
+        ):
             with _memory_advice():
                 networks = _load_networks(settings, frames, progress)
                 if adapt_networks is not None:
                     adapt_networks(networks)
-                result = _run_algorithm(settings, inputs, networks, progress, page)
+                figures = RunFigures(store, networks.counter.calls, job.begin)
+                result = _run_algorithm(settings, inputs, networks, progress, page, store)
             writing = time.perf_counter()
             transient_share = _write_masks(staged, result, settings, inputs, progress, page)
-            end = time.perf_counter()
             report = _report(
                 result,
                 networks,
                 inputs,
+                figures,
                 seconds={
                     **{stage.value: s for stage, s in result.seconds.items()},
-                    "outputs": end - writing,
+                    "outputs": time.perf_counter() - writing,
                 },
-                running_time=end - begin,
-                sources=_sources(settings, frames_given),
+                sources=_sources(settings, job.frames_given),
             )
             staged.write_report(report)
             if page is not None:
-                staged.write_page(_page(page, staged, result, report, identity, settings, inputs))
+                html = _page(page, staged, result, report, job.identity, settings, inputs)
+                staged.write_page(html)
             if inputs.manifest is not None:
                 staged.write_manifest(inputs.manifest.to_json())
-            staged.write_config(identity)
+            staged.write_config(job.identity)
             staged.publish()
-    print_summary(_summary(result, report, transient_share, settings.result_dir))
-    return RefineOutcome(settings.result_dir, result, report)
+    summary = _summary(result, report, transient_share, settings.result_dir)
+    return RefineOutcome(settings.result_dir, result, report), summary
+
+
+def _is_done(folder: ResultFolder, identity: RunIdentity, settings: RefineSettings) -> bool:
+    return settings.resume and folder.is_complete(identity.hash)
+
+
+def _kept(
+    folder: ResultFolder, identity: RunIdentity, settings: RefineSettings, inputs: _Inputs
+) -> RefineOutcome:
+    """Leave a finished result as it is."""
+    with RichProgress() as progress:
+        progress.notice(
+            f"{settings.result_dir} already holds the result of these settings and inputs; "
+            "--no-resume makes it again"
+        )
+    sweep_progress(folder, identity, settings)
+    if inputs.manifest is not None:
+        folder.refresh_manifest(inputs.manifest.to_json())
+    return RefineOutcome(settings.result_dir, None, None)
+
+
+@contextmanager
+def _told_how_to_go_on(store: ProgressFile, settings: RefineSettings) -> Iterator[None]:
+    """Ctrl-C says what it has cost: nothing."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if store.document() is not None:
+            same = "the same command" if settings.resume else "the same command, now with --resume,"
+            stop.args = (f"{same} goes on where this run stopped",)
+        raise
 
 
 # --- before the networks run ----------------------------------------------------------------------
@@ -337,6 +402,7 @@ def _run_algorithm(
     networks: Networks,
     progress: RichProgress,
     page: PageRecorder | None,
+    store: ProgressStore,
 ) -> RefineResult:
     frames = inputs.frames
     prompts: PromptSource | None = inputs.prompts
@@ -356,6 +422,7 @@ def _run_algorithm(
             config=settings.algorithm,
             observer=progress,
             ordering=ordering,
+            store=store,
         )
     finally:
         networks.counter.close()
@@ -505,18 +572,18 @@ def _report(
     result: RefineResult,
     networks: Networks,
     inputs: _Inputs,
+    figures: RunFigures,
     seconds: Mapping[str, float],
-    running_time: float,
     sources: Mapping[str, str],
 ) -> Report:
     device = networks.sam2.device
     prompts = inputs.prompts
     return Report(
         num_labels=NumLabels(len(result.kept_ids), len(result.verdicts) - len(result.kept_ids)),
-        running_time=running_time,
+        running_time=figures.seconds,
         frames=result.num_frames,
         seconds=seconds,
-        counts=networks.counter.calls,
+        counts=figures.calls,
         device=f"{device} {networks.sam2.precision.name}",
         checkpoints={role: loaded.name for role, loaded in networks.checkpoints.items()},
         peak_rss_mb=peak_rss_mb(),
@@ -533,6 +600,8 @@ def _report(
         notices=(*inputs.notices, *result.notices),
         sources=sources,
         guard={} if result.guard is None else result.guard.as_json(),
+        runs=figures.runs,
+        steps_replayed=result.steps_replayed,
     )
 
 

@@ -37,6 +37,10 @@ class RunIdentity:
             "checkpoints": self.checkpoints,
         }
 
+    def plain_json(self) -> dict[str, Any]:
+        """As `as_json`, of nothing but JSON values."""
+        return json.loads(json.dumps(self.as_json(), default=plain))
+
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In what two identities (`RunIdentity.as_json`, with further sections or without) differ, in

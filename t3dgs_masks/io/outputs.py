@@ -105,6 +105,8 @@ class Report:
     notices: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)  # setting -> absolute path it named
     guard: Mapping[str, Any] = field(default_factory=dict)  # empty: it was off, or had no prompts
+    runs: int = 1  # how many it took, if some were interrupted; times and counts are of all
+    steps_replayed: int = 0  # propagation steps that were repeated for that
 
     @property
     def image_encodings_per_frame(self) -> float:

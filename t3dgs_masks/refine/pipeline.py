@@ -57,6 +57,8 @@ class RefineResult:
     notices: tuple[str, ...]
     guard: GuardOutcome | None = None
     """What the guard did to the masklets; None if it was off, or the run promptless."""
+    steps_replayed: int = 0
+    """Propagation steps that were repeated because the refine was interrupted."""
 
     @cached_property
     def kept_ids(self) -> frozenset[int]:
@@ -173,6 +175,7 @@ def refine(
         counts={stage: progress.passes.get(stage, PassState()).counts for stage in PASSES},
         notices=tuple(log.notices),
         guard=outcome,
+        steps_replayed=progress.steps_replayed,
     )
 
 
