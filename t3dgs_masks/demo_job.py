@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image as PilImage
 from t3dgs_masks.config import DemoSettings, RefineSettings
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.evaluate import TransientScores, transient_scores
+from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.refine_job import run_refine
 from t3dgs_masks.report.contact_sheet import ContactRow, contact_sheet
 from t3dgs_masks.report.progress import RichProgress
@@ -78,7 +80,7 @@ def run_demo(settings: DemoSettings) -> DemoOutcome:
         scores["in_training_psnr"] = splats.in_training_psnr
         scores["train_steps"] = splats.train_steps
     if settings.json is not None:
-        settings.json.write_text(json.dumps(scores, indent=2))
+        write_whole(settings.json, json.dumps(scores, indent=2).encode())
     return outcome
 
 
@@ -133,7 +135,9 @@ def _write_sheet(
             f"over {capture.num_frames} frames"
         ),
     )
-    PilImage.fromarray(picture).save(path)
+    buffer = BytesIO()
+    PilImage.fromarray(picture).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
 
 
 def _sheet_rows(

@@ -31,6 +31,7 @@ from t3dgs_masks.io.prompts import (
     white_of,
 )
 from t3dgs_masks.io.publish import MASK_FOLDER, MASKLETS
+from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.report.text import is_terminal, printable
 from t3dgs_masks.types import BoolMask
 
@@ -243,10 +244,8 @@ def _write_json(evaluation: Evaluation, path: Path) -> None:
         }
         contents["change"] = _change(evaluation.coarse_total, evaluation.total)
     text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {shown(path)}: {error.strerror or error}") from error
 

@@ -6,8 +6,8 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
+from t3dgs_masks.datasets.colmap_files import ColmapCamera, ColmapImage, read_cameras, read_images
 from t3dgs_masks.datasets.dataset import (
     Camera,
     Dataset,
@@ -18,9 +18,6 @@ from t3dgs_masks.datasets.dataset import (
 )
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import natural_key, shown
-
-if TYPE_CHECKING:
-    import pycolmap
 
 IMAGES_FOLDER = "images"
 MASKS_FOLDER = "masks"
@@ -95,13 +92,11 @@ def open_colmap(path: Path) -> Dataset:
 class _View:
     """A registered image of a model."""
 
-    def __init__(self, image: pycolmap.Image, camera: pycolmap.Camera) -> None:
-        self.name: str = image.name
+    def __init__(self, image: ColmapImage, camera: ColmapCamera) -> None:
+        self.name = image.name
         self.camera = _camera(camera)
-        world_to_camera = image.cam_from_world().matrix()  # [3, 4], x right, y down, z forward
-        rotation, translation = world_to_camera[:, :3], world_to_camera[:, 3]
-        position = -rotation.T @ translation
-        x, y, z = rotation  # the camera's axes in the world
+        position = -image.rotation.T @ image.translation
+        x, y, z = image.rotation  # the camera's axes in the world
         rows = [
             (float(x[i]), float(-y[i]), float(-z[i]), float(position[i])) for i in range(3)
         ]  # OpenGL: y up, looking along -z
@@ -122,19 +117,18 @@ def _suffix_of(model: Path) -> str | None:
 
 
 def _read_model(model: Path) -> list[_View]:
-    import pycolmap
-
-    reconstruction = pycolmap.Reconstruction()
+    suffix = _suffix_of(model)
     try:
-        if _suffix_of(model) == ".txt":
-            reconstruction.read_text(model)
-        else:
-            reconstruction.read_binary(model)
-            _check_binary_sizes(model, reconstruction)
-        images = [reconstruction.image(number) for number in sorted(reconstruction.reg_image_ids())]
-        views = [_View(image, reconstruction.camera(image.camera_id)) for image in images]
-    except Exception as error:  # pycolmap raises whatever its checks and its containers do
-        reason = " ".join(str(error).split()) or type(error).__name__
+        cameras = read_cameras(model / f"cameras{suffix}")
+        views = []
+        for image in read_images(model / f"images{suffix}"):
+            if image.camera not in cameras:
+                raise ValueError(f"there is no camera {image.camera} for {image.name}")
+            views.append(_View(image, cameras[image.camera]))
+        if not (model / f"points3D{suffix}").is_file():
+            raise ValueError(f"it has no points3D{suffix}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"cannot read the COLMAP model {shown(model)}: {shown(reason)}; check that it is whole"
         ) from error
@@ -150,22 +144,6 @@ def _read_model(model: Path) -> list[_View]:
                 f" {shown(view.name)}: run the mapper again, or remove the image from the model"
             )
     return views
-
-
-def _check_binary_sizes(model: Path, reconstruction: pycolmap.Reconstruction) -> None:
-    """Raises ValueError if a file is cut short: pycolmap reads past its end, and invents numbers.
-
-    The layout is COLMAP's: https://colmap.github.io/format.html
-    """
-    cameras = sum(24 + 8 * len(camera.params) for camera in reconstruction.cameras.values())
-    images = sum(
-        73 + len(image.name.encode()) + 24 * image.num_points2D()
-        for image in reconstruction.images.values()
-    )
-    for name, expected in (("cameras.bin", 8 + cameras), ("images.bin", 8 + images)):
-        size = (model / name).stat().st_size
-        if size < expected:
-            raise ValueError(f"{name} has {size} bytes where {expected} belong")
 
 
 _Intrinsics = tuple[float, float, float, float]
@@ -193,18 +171,16 @@ _MODELS: dict[str, tuple[Callable[[Sequence[float]], _Intrinsics], tuple[str, ..
 }
 
 
-def _camera(camera: pycolmap.Camera) -> Camera | None:
-    params = [float(value) for value in camera.params]
-    if camera.model_name not in _MODELS:
+def _camera(camera: ColmapCamera) -> Camera | None:
+    params = camera.params
+    if camera.model not in _MODELS:
         return None
-    if camera.model_name == "FULL_OPENCV" and any(params[9:12]):
+    if camera.model == "FULL_OPENCV" and any(params[9:12]):
         return None  # its denominator (k4..k6) has no counterpart
-    intrinsics, further, fisheye = _MODELS[camera.model_name]
+    intrinsics, further, fisheye = _MODELS[camera.model]
     first = 4 if intrinsics is _two_focal_lengths else 3
     distortion = dict(zip(further, params[first:], strict=False))
-    return Camera(
-        *intrinsics(params), int(camera.width), int(camera.height), **distortion, fisheye=fisheye
-    )
+    return Camera(*intrinsics(params), camera.width, camera.height, **distortion, fisheye=fisheye)
 
 
 # --- What lies beside the model ---------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from t3dgs_masks.datasets.dataset import Camera, Dataset, DatasetFrame, DatasetKind, Split
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import shown
+from t3dgs_masks.io.whole_file import write_whole
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
@@ -69,9 +70,7 @@ def manifest_of(dataset: Dataset, frames: Iterable[DatasetFrame]) -> Manifest:
 def write_manifest(manifest: Manifest, folder: Path) -> Path:
     """Write `folder/manifest.json`, whole or not at all; returns its path."""
     path = folder / MANIFEST_NAME
-    temporary = path.with_name(f".{MANIFEST_NAME}.part")
-    temporary.write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"{json.dumps(manifest.to_json(), indent=2)}\n".encode())
     return path
 
 

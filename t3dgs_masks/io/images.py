@@ -10,7 +10,7 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,15 +122,26 @@ def _visible_files(root: Path, skip_folders: Collection[str]) -> Iterator[Path]:
                 f"cannot read the folder {shown(folder)}: {problem.strerror}; check its permissions"
             ) from problem
         for entry in entries:
-            skipped = folder == root and entry.name in skip_folders and entry.is_dir()
+            is_folder = _is(entry, entry.is_dir)
+            skipped = folder == root and entry.name in skip_folders and is_folder
             if entry.name.startswith(".") or skipped:
                 continue
-            if entry.is_dir():
+            if is_folder:
                 (links if entry.is_symlink() else real).append(Path(entry.path))
-            elif entry.is_file() or _is_dangling(entry):
+            elif _is(entry, entry.is_file) or _is_dangling(entry):
                 # A dangling link counts, so that reading it says what is wrong. Pipes and
                 # devices do not: reading them could wait for ever.
                 yield Path(entry.path)
+
+
+def _is(entry: os.DirEntry[str], kind: Callable[[], bool]) -> bool:
+    """`kind` (a method of `entry`); False for a link that cannot be followed, as of a loop."""
+    try:
+        return kind()
+    except OSError:
+        if entry.is_symlink():
+            return False
+        raise
 
 
 def _is_dangling(entry: os.DirEntry[str]) -> bool:

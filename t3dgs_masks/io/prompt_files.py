@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.types import BoolMask, FloatMap
 
 _WHITE_16 = 65535
@@ -50,10 +51,8 @@ def _write(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
     encoded, content = cv2.imencode(".png", pixels)
     if not encoded:
         raise RuntimeError(f"OpenCV could not encode {path.name}")
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.tobytes())
-        temporary.replace(path)
+        write_whole(path, content.tobytes())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

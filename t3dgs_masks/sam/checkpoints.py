@@ -193,6 +193,12 @@ def _fill(model: torch.nn.Module, file: CheckpointFile) -> None:
     except Exception as error:  # sparse, quantised or dataless tensors
         reason = printable(str(error))[-200:]
         raise UserError(f"{file.path} holds tensors that cannot be used: {reason}") from error
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"{file.path} holds NaN or infinite numbers ({name}): it is damaged, or its "
+                "training failed; get it again (`t3dgs-masks models list`)."
+            )
 
 
 def _explain_config_mismatch(file: CheckpointFile, config: Sam2Config, problem: str) -> str:

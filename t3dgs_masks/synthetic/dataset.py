@@ -16,6 +16,8 @@ rest is complete.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +68,22 @@ class DatasetPaths:
 
 
 def write_nerfstudio(capture: Capture, prompts: CoarsePrompts, root: Path) -> DatasetPaths:
-    """Write everything under ``root``; an earlier capture there is replaced."""
-    paths = DatasetPaths(root)
-    root.mkdir(parents=True, exist_ok=True)
+    """Write everything under ``root``; an earlier capture there is replaced.
+
+    Raises:
+        OSError: from the file system; a folder that was new is gone again.
+    """
+    new_folders = [folder for folder in (root, *root.parents) if not os.path.lexists(folder)]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return _write(capture, prompts, DatasetPaths(root))
+    except BaseException:
+        if new_folders:
+            shutil.rmtree(new_folders[-1], ignore_errors=True)
+        raise
+
+
+def _write(capture: Capture, prompts: CoarsePrompts, paths: DatasetPaths) -> DatasetPaths:
     paths.transforms.unlink(missing_ok=True)
     frame_names = [f"frame_{index + 1:05d}.png" for index in range(capture.num_frames)]
     eval_names = [f"eval_{index + 1:04d}.png" for index in range(len(capture.eval_frames))]
@@ -157,5 +172,9 @@ def _write_images(folder: Path, names: Sequence[str], images: NDArray[np.uint8])
 def _write_whole(path: Path, content: bytes) -> None:
     """Write beside the target, then rename: a reader never meets half a file."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,48 @@
+"""The table of bad input: every row through the real command line, in a process of its own.
+
+For every row: exit code, the one line, and the disk before and after. What is refused leaves
+everything as it was; what is accepted leaves the input as it was, and nothing half done.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bad_input.rows_checkpoints import CHECKPOINTS
+from tests.bad_input.rows_datasets import DATASETS
+from tests.bad_input.rows_frames import FRAMES
+from tests.bad_input.rows_places import PLACES
+from tests.bad_input.rows_prompts import PROMPTS
+from tests.bad_input.table import Row, run_row
+
+TABLES = (FRAMES, PLACES, PROMPTS, DATASETS, CHECKPOINTS)
+ROWS = [row for table in TABLES for row in table.rows]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter (pytest's own are for one user alone)."""
+    folder = Path(tempfile.mkdtemp(prefix="t3dgs_masks_"))
+    folder.chmod(0o777)
+    try:
+        yield folder
+    finally:
+        for locked in folder.rglob("*"):
+            if locked.is_dir() and not locked.is_symlink():
+                locked.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_row(row: Row, place: Path) -> None:
+    run_row(row, place)
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(ROWS) >= 60
+    assert len({row.name for row in ROWS}) == len(ROWS)
