@@ -3,9 +3,12 @@ came out worse than its coarse masks.
 
     python scripts/measure_guard.py
     python scripts/measure_guard.py --seeds 200 201 202 --kinds video-calm photos-busy
+    python scripts/measure_guard.py --splat --json splat.json
 
-Prompts are those of a half-trained splat, the network is the packaged small one. The levels of
-the guard were set while looking at seeds 100 to 109; the default seeds are others.
+Prompts are those that a half-trained splat would give, imagined from the truth, or, with --splat,
+those of a splat that is trained for it. The network is the packaged small one. The levels of the
+guard were set while looking at seeds 100 to 109 (and 1 to 4 with --splat); the default seeds are
+others.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -25,13 +28,15 @@ import numpy as np
 import tyro
 from PIL import Image as PilImage
 
-from t3dgs_masks.config import RefineConfig, RefineSettings
+from t3dgs_masks.config import DemoSettings, RefineConfig, RefineSettings
 from t3dgs_masks.evaluate import TransientScores, transient_scores
+from t3dgs_masks.io.prompts import resized_mask
 from t3dgs_masks.refine_job import run_refine
 from t3dgs_masks.synthetic.capture import Capture, CaptureLook, CaptureMode, make_capture
 from t3dgs_masks.synthetic.capture_spec import CaptureSpec
 from t3dgs_masks.synthetic.coarse import half_trained_prompts
 from t3dgs_masks.synthetic.dataset import DatasetPaths, write_nerfstudio
+from t3dgs_masks.types import BoolMask
 
 Kind = Literal["video-calm", "video-busy", "photos-calm", "photos-busy"]
 
@@ -51,6 +56,12 @@ class Measure:
     """Length of each."""
     residuals: bool = True
     """Give the refine residuals; --no-residuals: coarse masks alone."""
+    splat: bool = False
+    """Train a splat on each capture and take its prompts (needs nerfstudio)."""
+    splat_steps: int = 250
+    """Steps of that training."""
+    splat_scale: float = 0.25
+    """Scale of the capture's images in it, and of the prompts."""
     off: bool = True
     """Refine with `--guard off` too."""
     processes: int = 1
@@ -58,7 +69,8 @@ class Measure:
     threads: int = 1
     """CPU threads of each."""
     json: Path | None = None
-    """Write the figures to this file too, after every capture."""
+    """Write the figures to this file too, after every capture; captures that are in it already are
+    not measured again."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +108,25 @@ def measure(task: tuple[Measure, Kind, int]) -> Row:
         num_walkers=3 if mode == "video" else None,
     )
     capture = make_capture(spec)
-    prompts = half_trained_prompts(capture, seed=seed)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        paths = write_nerfstudio(capture, prompts, root / "capture")
+        imagined = half_trained_prompts(capture, seed=seed)
+        paths = write_nerfstudio(capture, imagined, root / "capture")
+        prompt_dir = paths.prompts
+        if settings.splat:
+            prompt_dir = _splat_prompts(settings, seed, paths, root / "splat")
         if not settings.residuals:
-            (paths.prompts / "diffs").rename(root / "unused")
-        auto, report = _refine(settings, paths, capture, root / "auto", "auto")
+            (prompt_dir / "diffs").rename(root / "unused")
+        coarse = _masks(prompt_dir / "masks", capture, white_is_transient=True)
+        auto, report = _refine(settings, paths, prompt_dir, capture, root / "auto", "auto")
         off = off_report = None
         if settings.off:
-            off, off_report = _refine(settings, paths, capture, root / "off", "off")
+            off, off_report = _refine(settings, paths, prompt_dir, capture, root / "off", "off")
     guard = report["guard"]
     return Row(
         kind=kind,
         seed=seed,
-        coarse_iou=transient_scores(zip(prompts.coarse, capture.transient_masks, strict=True)).iou,
+        coarse_iou=transient_scores(zip(coarse, capture.transient_masks, strict=True)).iou,
         off_iou=None if off is None else off.iou,
         auto_iou=auto.iou,
         auto_precision=auto.precision,
@@ -122,38 +138,68 @@ def measure(task: tuple[Measure, Kind, int]) -> Row:
     )
 
 
+def _splat_prompts(settings: Measure, seed: int, paths: DatasetPaths, root: Path) -> Path:
+    """The prompt folder of a splat trained on a capture."""
+    from t3dgs_masks.splat_demo_job import prompts_of_splat  # needs nerfstudio
+
+    demo = DemoSettings(
+        seed=seed,
+        train_steps=settings.splat_steps,
+        train_scale=settings.splat_scale,
+        device="cpu",
+        threads=settings.threads,
+    )
+    with _quiet():
+        return prompts_of_splat(demo, paths, root)
+
+
+def _masks(folder: Path, capture: Capture, *, white_is_transient: bool) -> list[BoolMask]:
+    """The masks of a folder in order of their names, [H, W] bool at the capture's size, True =
+    transient."""
+    height, width = capture.transient_masks.shape[1:]
+    return [
+        resized_mask((np.asarray(PilImage.open(path)) > 127) == white_is_transient, height, width)
+        for path in sorted(folder.glob("*.png"))
+    ]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the block prints is only seen if it fails."""
+    log = StringIO()
+    try:
+        with redirect_stdout(log), redirect_stderr(log):
+            yield
+    except BaseException:
+        sys.stderr.write(log.getvalue())
+        raise
+
+
 def _refine(
     settings: Measure,
     paths: DatasetPaths,
+    prompt_dir: Path,
     capture: Capture,
     result_dir: Path,
     guard: Literal["auto", "off"],
 ) -> tuple[TransientScores, dict]:
     """Scores and report of one refine."""
-    log = StringIO()
-    try:
-        with redirect_stdout(log), redirect_stderr(log):
-            run_refine(
-                RefineSettings(
-                    video_path=paths.images,
-                    result_dir=result_dir,
-                    prompt_dir=paths.prompts,
-                    prompt_polarity="white-transient",
-                    sam2_checkpoint="tiny-synthetic",
-                    algorithm=RefineConfig(guard=guard),
-                    overlay=False,
-                    html_report=False,
-                    device="cpu",
-                    threads=settings.threads,
-                )
+    with _quiet():
+        run_refine(
+            RefineSettings(
+                video_path=paths.images,
+                result_dir=result_dir,
+                prompt_dir=prompt_dir,
+                prompt_polarity="white-transient",
+                sam2_checkpoint="tiny-synthetic",
+                algorithm=RefineConfig(guard=guard),
+                overlay=False,
+                html_report=False,
+                device="cpu",
+                threads=settings.threads,
             )
-    except Exception:
-        sys.stderr.write(log.getvalue())
-        raise
-    refined = [
-        np.asarray(PilImage.open(path)) == 0
-        for path in sorted((result_dir / "binary_masks").glob("*.png"))
-    ]
+        )
+    refined = _masks(result_dir / "binary_masks", capture, white_is_transient=False)
     scores = transient_scores(zip(refined, capture.transient_masks, strict=True))
     return scores, json.loads((result_dir / "report.json").read_text())
 
@@ -205,10 +251,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _measured(settings: Measure) -> Iterator[Row]:
-    tasks: list[tuple[Measure, Kind, int]] = [
-        (settings, kind, seed) for kind in settings.kinds for seed in settings.seeds
-    ]
+def _measured(settings: Measure, tasks: Sequence[tuple[Measure, Kind, int]]) -> Iterator[Row]:
     if settings.processes == 1:
         yield from map(measure, tasks)
         return
@@ -217,14 +260,38 @@ def _measured(settings: Measure) -> Iterator[Row]:
         yield from pool.imap(measure, tasks)
 
 
+def _conditions(settings: Measure) -> dict[str, object]:
+    """What the figures of a capture depend on, besides the capture and the program."""
+    names = ("num_frames", "residuals", "splat", "splat_steps", "splat_scale", "off")
+    return {name: getattr(settings, name) for name in names}
+
+
+def _measured_before(settings: Measure) -> dict[tuple[Kind, int], Row]:
+    """(kind, seed) -> its row, of an earlier run that was cut short."""
+    if settings.json is None or not settings.json.exists():
+        return {}
+    content = json.loads(settings.json.read_text())
+    if content["conditions"] != _conditions(settings):
+        raise SystemExit(f"{settings.json} is of other settings: give --json another file")
+    return {(row["kind"], row["seed"]): Row(**row) for row in content["rows"]}
+
+
 def main(settings: Measure) -> None:
-    rows = []
-    for row in _measured(settings):
-        rows.append(row)
+    rows = _measured_before(settings)
+    wanted: list[tuple[Kind, int]] = [(k, seed) for k in settings.kinds for seed in settings.seeds]
+    tasks: list[tuple[Measure, Kind, int]] = [
+        (settings, kind, seed) for kind, seed in wanted if (kind, seed) not in rows
+    ]
+    for row in _measured(settings, tasks):
+        rows[row.kind, row.seed] = row
         sys.stderr.write(_line(row) + "\n")
         if settings.json is not None:
-            settings.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
-    sys.stdout.write(table(rows) + "\n")
+            content = {
+                "conditions": _conditions(settings),
+                "rows": [asdict(row) for row in rows.values()],
+            }
+            settings.json.write_text(json.dumps(content, indent=2))
+    sys.stdout.write(table([rows[key] for key in wanted]) + "\n")
 
 
 if __name__ == "__main__":

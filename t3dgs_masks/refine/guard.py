@@ -10,8 +10,10 @@ static scene, which the residual tells without any ground truth. Three rules fol
    stored, so that nothing is conditioned on it, and the frame looks for objects of its own there.
 2. After the filter, what an object covers beyond the coarse mask has to be supported as well; if
    it is not, the object falls back to the part that the coarse mask confirms.
-3. What the coarse mask knows and no object covers must not look more transient than static: every
-   component that does falls back to the coarse mask.
+3. What the coarse mask knows and no object covers must not look like the objects that were found:
+   every component that does falls back to the coarse mask. That it looks transient is not enough,
+   as long as most of what looks like them was found: a splat that has learnt people shows ghosts
+   of them where they are not, and all that is wrong in its renders is in the coarse masks.
 
 All three judge object by object and component by component, so that a good mask is not given up
 for a bad one. A decision depends on one frame and on levels of the sequence that are read before
@@ -57,6 +59,12 @@ _LONGEST_MISS = 6
 """Without residuals: frames for which a video's object is believed with no coarse mask near..."""
 _KNOWN_COVERAGE = 0.5
 """... that is, with no more than this share inside one."""
+_LIKE_FOUND = 0.8
+"""A left-out component looks like the objects found if its residual comes this far from the static
+level to theirs. Ghosts come half or two thirds of the way."""
+_LEAST_FOUND = 0.7
+"""Where less than this share of what looks like the objects found is covered by them, the network
+does not follow the sequence, and left-out components only have to look more transient than not."""
 _LEAST_RADIUS = 0.015
 """Of the shorter side: a left-out component counts if a circle of this radius fits into it. Less
 is a rim, between the outlines of coarse mask and object."""
@@ -102,6 +110,15 @@ class GuardOutcome:
     """The object that holds what fell back to the coarse masks; None if nothing did."""
     coarse_components: Mapping[int, int]
     """Frame index -> number of components that fell back to the coarse mask."""
+    found_level: float | None
+    """Typical residual of the objects found; None without residuals or objects."""
+    found_share: float | None
+    """Share, of the coarse masks' pixels with residuals like theirs, that these objects cover."""
+    fall_back_level: float | None
+    """Components of coarse masks that no object covers fell back if their residual was above it;
+    None without residuals."""
+    left_out_components: Mapping[int, int]
+    """Frame index -> number of such components that did not fall back; rims are not counted."""
 
     def doubts_about(self, object_id: int) -> dict[str, list[int]]:
         """Reason -> frames on which a mask of this object was not believed, or not all of it."""
@@ -128,6 +145,10 @@ class GuardOutcome:
             ],
             "coarse_object_id": self.coarse_object_id,
             "coarse_components": {str(t): count for t, count in self.coarse_components.items()},
+            "found_level": self.found_level,
+            "found_share": self.found_share,
+            "fall_back_level": self.fall_back_level,
+            "left_out_components": {str(t): count for t, count in self.left_out_components.items()},
         }
 
 
@@ -197,6 +218,8 @@ class Guard:
             for mask in masklets[object_id].segmentations.values()
         ]
         least_area = _LEAST_AREA * float(np.median(areas)) if areas else 0.0
+        if self._levels.speak:
+            self._set_fall_back_level(settling)
         for frame_idx in range(self._num_frames):
             self._fall_back(settling, frame_idx, least_area)
         return self._verdicts(settling, verdicts), self._outcome(settling)
@@ -252,29 +275,56 @@ class Guard:
             added = mask & ~evidence.coarse
             is_outline = np.count_nonzero(added) <= _MIN_ADDED * np.count_nonzero(mask)
             if not is_outline and not self._is_supported(evidence, added):
-                settling.cut_back(frame_idx, object_id, mask & evidence.coarse, ADDS_STATIC)
+                mask = mask & evidence.coarse
+                settling.cut_back(frame_idx, object_id, mask, ADDS_STATIC)
+            if evidence.residual is not None and mask.any():
+                settling.residuals.append(float(evidence.residual[mask].mean(dtype=np.float64)))
+
+    def _set_fall_back_level(self, settling: _Settling) -> None:
+        """Settle what a left-out component has to look like, when the objects are settled."""
+        static = self._levels.static
+        assert static is not None
+        settling.fall_back_level = self._levels.between
+        if not settling.residuals:
+            return
+        settling.found_level = float(np.median(settling.residuals))
+        like_found = static + _LIKE_FOUND * (settling.found_level - static)
+        wanted = found = 0
+        for frame_idx in range(self._num_frames):
+            evidence = self.evidence(frame_idx)
+            if evidence.residual is None:
+                continue
+            looks_found = evidence.coarse & (evidence.residual > like_found)
+            wanted += np.count_nonzero(looks_found)
+            found += np.count_nonzero(looks_found & settling.covered(frame_idx))
+        settling.found_share = found / wanted if wanted else 1.0
+        if settling.found_share >= _LEAST_FOUND:
+            settling.fall_back_level = max(self._levels.between, like_found)
 
     def _fall_back(self, settling: _Settling, frame_idx: int, least_area: float) -> None:
         evidence = self.evidence(frame_idx)
-        found = settling.masklets.at_frame(frame_idx)
-        left_out = evidence.coarse.copy()
-        for object_id, mask in found.items():
-            if object_id in settling.kept:
-                left_out &= ~masks.decode(mask)
+        left_out = evidence.coarse & ~settling.covered(frame_idx)
         restored = np.zeros_like(left_out)
-        count = 0
+        count = others = 0
         for pixels in masks.components(left_out):
             rows, columns = pixels.T
             if evidence.residual is not None:
                 level = float(evidence.residual[rows, columns].mean(dtype=np.float64))
-                is_wanted = level > self._levels.between
+                assert settling.fall_back_level is not None, "there are residuals"
+                is_wanted = level > settling.fall_back_level
             else:
                 is_wanted = len(pixels) >= least_area
-            if is_wanted and not _is_rim(pixels, left_out.shape):
+            if _is_rim(pixels, left_out.shape):
+                continue
+            if is_wanted:
                 restored[rows, columns] = True
                 count += 1
+            else:
+                others += 1
         if count:
             settling.restored[frame_idx] = restored, count
+        if others:
+            settling.left_out[frame_idx] = others
 
     def _verdicts(self, settling: _Settling, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
         settled = [
@@ -297,6 +347,10 @@ class Guard:
             doubts=tuple(sorted(settling.doubts, key=lambda d: (d.frame_idx, d.object_id))),
             coarse_object_id=settling.coarse_object_id,
             coarse_components={t: count for t, (_, count) in settling.restored.items()},
+            found_level=settling.found_level,
+            found_share=settling.found_share,
+            fall_back_level=settling.fall_back_level,
+            left_out_components=settling.left_out,
         )
 
 
@@ -423,7 +477,20 @@ class _Settling:
     doubts: list[Doubt]
     restored: dict[int, tuple[BoolMask, int]] = field(default_factory=dict)
     """frame_idx -> pixels that fall back to the coarse mask, and of how many components."""
+    left_out: dict[int, int] = field(default_factory=dict)
+    """frame_idx -> number of components that do not."""
+    residuals: list[float] = field(default_factory=list)
+    """Mean residual inside every mask of every kept object."""
+    found_level: float | None = None
+    found_share: float | None = None
+    fall_back_level: float | None = None
     coarse_object_id: int | None = None
+
+    def covered(self, frame_idx: int) -> BoolMask | np.bool_:
+        """What the kept objects cover on a frame: [H, W] bool, or plain False for nothing."""
+        found = self.masklets.at_frame(frame_idx)
+        kept = [mask for object_id, mask in found.items() if object_id in self.kept]
+        return masks.decode(masks.union(kept)) if kept else np.False_
 
     def leave_out(self, frame_idx: int, object_id: int, reason: str) -> None:
         self.masklets.remove(frame_idx, object_id)
