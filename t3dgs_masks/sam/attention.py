@@ -11,7 +11,8 @@ Stock memory attention is most of what tracking costs on a CPU. Three things abo
   processor's caches where a batch does not.
 
 Nothing is approximated: results differ by the order of float32 sums (about 1e-6), as those of a
-batch do anyway. A lone object, which could have the stock network's result to the bit, gets it.
+batch do anyway. A lone object, which could have the stock network's result to the bit, gets it
+unless the order of sums is free (`devices.Precision`).
 """
 
 from __future__ import annotations
@@ -27,16 +28,24 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from t3dgs_masks.sam.fast_linear import row_products
+
+_SCORES_AT_ONCE = 1 << 24  # 64 MB; all of one object's at 1024 px are 1 GB
+
 
 class LeanMemoryAttention:
     """Stands in for a `MemoryAttention` in eval mode; see `fits` for which.
 
     Args:
         stock: the network whose weights are used.
+        reordered_sums: see `devices.Precision`.
     """
 
-    def __init__(self, stock: MemoryAttention) -> None:
+    def __init__(self, stock: MemoryAttention, reordered_sums: bool = False) -> None:
         self._stock = stock
+        self._reordered_sums = reordered_sums
+        self._scores = _fast_scores if reordered_sums else _scores
+        self._weighted = row_products if reordered_sums else _weighted
         self._layers: list[Any] = list(stock.layers)  # MemoryAttentionLayer; torch's types say less
         self._rotations: dict[int, Tensor] = {}  # number of query tokens -> [T, C/2] complex
 
@@ -84,7 +93,7 @@ class LeanMemoryAttention:
         Returns:
             [T, B, C].
         """
-        if memory.shape[1] == 1:
+        if memory.shape[1] == 1 and not self._reordered_sums:
             return MemoryAttention.forward(
                 self._stock,
                 curr=curr,  # type: ignore[arg-type]  # a list in SAM2's own calls too
@@ -94,24 +103,69 @@ class LeanMemoryAttention:
                 num_obj_ptr_tokens=num_obj_ptr_tokens,
             )
         features = (curr[0] + 0.1 * curr_pos[0]).transpose(0, 1)  # [B, T, C]
-        values = memory.transpose(0, 1).contiguous()  # [B, L, M]
-        keys = values + memory_pos.transpose(0, 1)
+        values = memory.transpose(0, 1)  # [B, L, M]
+        keys = values.contiguous() + memory_pos.transpose(0, 1)
         rotation = self._rotation(features.shape[1])
         num_rotated = keys.shape[1] - num_obj_ptr_tokens
         first, *others = self._layers
         # Expanded from one frame: the batch has a stride of 0.
         is_shared = curr[0].stride(1) == 0
-        start = _self_attend(first, features[:1] if is_shared else features, rotation)
+        start = self._self_attend(first, features[:1] if is_shared else features, rotation)
         outputs = []
         for slot in range(keys.shape[0]):
             here = slice(slot, slot + 1)
-            memories = keys[here], values[here], num_rotated
-            output = _look_up(first, start if is_shared else start[here], memories, rotation)
+            memories = keys[here], values[slot].t().contiguous(), num_rotated
+            output = self._look_up(first, start if is_shared else start[here], memories, rotation)
             for layer in others:
-                output = _self_attend(layer, output, rotation)
-                output = _look_up(layer, output, memories, rotation)
+                output = self._self_attend(layer, output, rotation)
+                output = self._look_up(layer, output, memories, rotation)
             outputs.append(self._stock.norm(output))
         return torch.cat(outputs).transpose(0, 1)
+
+    def _self_attend(self, layer: Any, features: Tensor, rotation: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C], residual included."""
+        attention = layer.self_attn
+        normed = layer.norm1(features)
+        queries = _rotated(attention.q_proj(normed), rotation)
+        keys = _rotated(attention.k_proj(normed), rotation)
+        values = attention.v_proj(normed)
+        found = [
+            self._attended(*own)
+            for own in zip(queries, keys, values.transpose(1, 2).contiguous(), strict=True)
+        ]
+        return features + attention.out_proj(torch.stack(found))
+
+    def _look_up(
+        self, layer: Any, features: Tensor, memories: tuple[Tensor, Tensor, int], rotation: Tensor
+    ) -> Tensor:
+        """Cross-attention and feed-forward part: [1, T, C] -> [1, T, C], residuals included.
+
+        Args:
+            layer: a `MemoryAttentionLayer`.
+            features: [1, T, C].
+            memories: keys [1, L, M], values [M, L] channel by channel, and how many of the L have a
+                place in the image.
+            rotation: [T, C/2] complex.
+        """
+        keys, channels, num_rotated = memories
+        attention = layer.cross_attn_image
+        queries = _rotated(attention.q_proj(layer.norm2(features)), rotation)
+        projected = attention.k_proj(keys)
+        _rotated(projected[:, :num_rotated], rotation)
+        found = attention.v_proj(self._attended(queries[0], projected[0], channels)[None])
+        features = features + attention.out_proj(found)
+        hidden = F.relu(layer.linear1(layer.norm3(features)), inplace=True)
+        return features + layer.linear2(hidden)
+
+    def _attended(self, queries: Tensor, keys: Tensor, channels: Tensor) -> Tensor:
+        """[T, C], [L, C] and [M, L] -> [T, M], scaled dot product attention with the values given
+        channel by channel."""
+        rows = max(1, _SCORES_AT_ONCE // keys.shape[0])
+        found = [
+            self._weighted(torch.softmax(self._scores(some, keys), dim=-1), channels)
+            for some in queries.split(rows)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _rotation(self, num_tokens: int) -> Tensor:
         known = self._rotations.get(num_tokens)
@@ -137,38 +191,6 @@ def _layer_fits(layer: Any) -> bool:
     )
 
 
-def _self_attend(layer: Any, features: Tensor, rotation: Tensor) -> Tensor:
-    """[B, T, C] -> [B, T, C], residual included."""
-    attention = layer.self_attn
-    normed = layer.norm1(features)
-    queries = _rotated(attention.q_proj(normed), rotation)
-    keys = _rotated(attention.k_proj(normed), rotation)
-    found = torch.bmm(_weights(queries, keys), attention.v_proj(normed))
-    return features + attention.out_proj(found)
-
-
-def _look_up(
-    layer: Any, features: Tensor, memories: tuple[Tensor, Tensor, int], rotation: Tensor
-) -> Tensor:
-    """Cross-attention and feed-forward part: [1, T, C] -> [1, T, C], residuals included.
-
-    Args:
-        layer: a `MemoryAttentionLayer`.
-        features: [1, T, C].
-        memories: keys and values [1, L, M], and how many of the L have a place in the image.
-        rotation: [T, C/2] complex.
-    """
-    keys, values, num_rotated = memories
-    attention = layer.cross_attn_image
-    queries = _rotated(attention.q_proj(layer.norm2(features)), rotation)
-    projected = attention.k_proj(keys)
-    _rotated(projected[:, :num_rotated], rotation)
-    found = attention.v_proj(torch.bmm(_weights(queries, projected), values))
-    features = features + attention.out_proj(found)
-    hidden = F.relu(layer.linear1(layer.norm3(features)), inplace=True)
-    return features + layer.linear2(hidden)
-
-
 def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:
     """Rotary position encoding of [B, n * T, C] with [T, C/2] complex, in place."""
     batch, length, channels = tokens.shape
@@ -178,9 +200,17 @@ def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:
     return tokens
 
 
-def _weights(queries: Tensor, keys: Tensor) -> Tensor:
-    """[B, T, C] and [B, L, C] -> [B, T, L], scaled dot products after softmax."""
-    scale = queries.shape[-1] ** -0.5
-    nothing = queries.new_zeros(1, 1, 1)
-    scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=scale)
-    return torch.softmax(scores, dim=-1)
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """[T, C] and [L, C] -> [T, L], scaled dot products."""
+    nothing, scale = queries.new_zeros(1, 1), queries.shape[-1] ** -0.5
+    return torch.addmm(nothing, queries, keys.t(), beta=0, alpha=scale)
+
+
+def _weighted(weights: Tensor, channels: Tensor) -> Tensor:
+    """[T, L] and [M, L] -> [T, M]."""
+    return weights @ channels.t()
+
+
+def _fast_scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """As `_scores`."""
+    return row_products(queries * queries.shape[-1] ** -0.5, keys)

@@ -71,6 +71,9 @@ class Precision:
     device_type: str
     autocast_dtype: torch.dtype | None = None  # None: float32 throughout
     tf32: bool = False
+    reordered_sums: bool = False
+    """On CPUs: float32, but the sums of matrix products may be taken in the order that is fastest
+    (`fast_linear`), where it is otherwise that of the stock network."""
 
     @property
     def name(self) -> str:
@@ -109,8 +112,8 @@ def _set_tf32(matmul: bool, cudnn: bool) -> None:
 def choose_precision(device: torch.device, requested: PrecisionName = "auto") -> Precision:
     """bfloat16 with TF32 where the device has hardware for it, float32 elsewhere.
 
-    ``float32`` forces exact float32 on any device (no TF32); ``bfloat16`` on a device without the
-    hardware is a UserError.
+    ``float32`` forces the stock network's float32 on any device (no TF32, nothing reordered);
+    ``bfloat16`` on a device without the hardware is a UserError.
     """
     if requested == "float32":
         return Precision(device.type)
@@ -120,7 +123,9 @@ def choose_precision(device: torch.device, requested: PrecisionName = "auto") ->
             f"Precision bfloat16 needs a CUDA device of compute capability {_AMPERE}.0 or higher; "
             f"on '{device}' leave it at auto."
         )
-    return Precision(device.type, torch.bfloat16, tf32=True) if capable else Precision(device.type)
+    if capable:
+        return Precision(device.type, torch.bfloat16, tf32=True)
+    return Precision(device.type, reordered_sums=device.type == "cpu")
 
 
 def set_threads(count: int | None) -> None:

@@ -16,7 +16,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.devices import Precision
+from t3dgs_masks.sam.fast_linear import FastLinears
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
 # ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
@@ -188,6 +189,11 @@ class FrameFeatureCache:
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
         self._places: dict[tuple[int, ...], Tensor] = {}  # size of the encoder's grid -> embedding
+        self._linears: FastLinears | None = None
+        if precision.reordered_sums:
+            # What is compiled must not change.
+            spared = model.image_encoder if is_compiled(model) else None
+            self._linears = FastLinears(model, spared)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._ahead: tuple[int, Future[Tensor]] | None = None
         self._last_encoded = 0
@@ -195,6 +201,14 @@ class FrameFeatureCache:
     @property
     def frames(self) -> FrameSequence:
         return self._frames
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Context in which to run the model, in inference mode: its precision, and the fastest way
+        to compute."""
+        fast = nullcontext() if self._linears is None else self._linears.in_place()
+        with self._precision.autocast(), fast:
+            yield
 
     def __getitem__(self, frame_idx: int) -> FrameFeatures:
         """Features of one frame, on the model's device."""
@@ -230,7 +244,7 @@ class FrameFeatureCache:
     @torch.inference_mode()
     def _encode(self, frame_idx: int) -> FrameFeatures:
         image = self._pixels(frame_idx).to(self._model.device, non_blocking=True)
-        with self._precision.autocast(), self._known_places():
+        with self.computing(), self._known_places():
             output = self._model.forward_image(image)
         num_levels = self._model.num_feature_levels
         if not self._positions:

@@ -192,7 +192,7 @@ class Sam2Proposer:
         image = np.empty((frames.height, frames.width, 3), dtype=np.uint8)
         self._generator.predictor.choose_frame(frame_idx)
         self._generator.point_grids = [_normalised(points_xy, frames)]
-        with torch.inference_mode(), self._precision.autocast():
+        with torch.inference_mode(), self._features.computing():
             return _as_proposals(self._generator.generate(image))
 
 

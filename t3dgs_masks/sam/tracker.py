@@ -98,8 +98,9 @@ class Sam2Tracker:
         if bank is None:
             bank = MemoryBank(default_device_cache_bytes(model.device) or None)
         self._bank = bank
-        is_lean = LeanMemoryAttention.fits(model.memory_attention)
-        self._attention = LeanMemoryAttention(model.memory_attention) if is_lean else None
+        self._attention: LeanMemoryAttention | None = None
+        if LeanMemoryAttention.fits(model.memory_attention):
+            self._attention = LeanMemoryAttention(model.memory_attention, precision.reordered_sums)
         # Memory, object pointer and output of a mask all begin with it at the network's size.
         self._mask_inputs: LruCache[Rle, Tensor] = LruCache(
             _MASK_INPUT_BYTES, lambda mask: mask.nbytes
@@ -192,7 +193,7 @@ class Sam2Tracker:
         model = self._model
         given = self._as_given(masks)
         features = self._features.batched(frame_idx, len(masks))
-        with self._precision.autocast():
+        with self._features.computing():
             # From the low-resolution logits and not from the mask itself, as the official
             # predictor does: it is what its conditioning memories look like.
             high_res = F.interpolate(
@@ -259,7 +260,7 @@ class Sam2Tracker:
     def _point_at(self, frame_idx: int, masks: list[Rle]) -> Tensor:
         """[B, C]: what sam2_video_predictor.py does in add_new_mask."""
         features = self._features.batched(frame_idx, len(masks))
-        with self._precision.autocast():
+        with self._features.computing():
             output = self._model.track_step(
                 frame_idx=frame_idx,
                 is_init_cond_frame=True,
@@ -300,7 +301,7 @@ class Sam2Tracker:
             return self._as_given(batch.conditioning_masks[frame_idx])
         self._fill_in_pointers(batch, frame_idx, reverse=reverse)
         features = self._features.batched(frame_idx, len(batch.object_ids))
-        with self._precision.autocast(), self._lean_attention():
+        with self._features.computing(), self._lean_attention():
             return self._model.track_step(
                 frame_idx=frame_idx,
                 is_init_cond_frame=False,
@@ -345,7 +346,7 @@ class Sam2Tracker:
         if frame_idx in batch.conditioning_masks:
             return
         features = self._features.batched(frame_idx, len(batch.object_ids))
-        with self._precision.autocast():
+        with self._features.computing():
             memory_features, positions = self._model._encode_new_memory(
                 current_vision_feats=features.vision_feats,
                 feat_sizes=features.sizes,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from t3dgs_masks.sam.attention import LeanMemoryAttention
+from t3dgs_masks.sam.fast_linear import FastLinears
 
 
 def inputs(model, batch: int, num_memories: int, num_pointers: int, *, shared: bool) -> dict:
@@ -30,20 +33,34 @@ def model(request: pytest.FixtureRequest):
     return request.getfixturevalue(f"{request.param}_sam2")
 
 
+@pytest.mark.parametrize("reordered_sums", [False, True], ids=["BLAS", "oneDNN"])
 @pytest.mark.parametrize("shared", [True, False], ids=["one frame", "many frames"])
 @pytest.mark.parametrize(("num_memories", "num_pointers"), [(1, 0), (3, 8), (10, 12)])
 @torch.inference_mode()
-def test_same_result_as_the_stock_network(model, num_memories, num_pointers, shared):
+def test_same_result_as_the_stock_network(
+    model, num_memories, num_pointers, shared, reordered_sums
+):
     stock = model.memory_attention
     assert LeanMemoryAttention.fits(stock)
     given = inputs(model, 3, num_memories, num_pointers, shared=shared)
     expected = stock(**given)
-    found = LeanMemoryAttention(stock)(**given)
+    lean = LeanMemoryAttention(stock, reordered_sums)
+    with FastLinears(stock).in_place() if reordered_sums else nullcontext():
+        found = lean(**given)
     assert found.shape == expected.shape
     # The random network's softmax is so sharp that single values are off by more than sums are.
     assert (found - expected).abs().mean() < 5e-6
     assert (found - expected).abs().max() < 5e-4
     assert expected.abs().mean() > 0.5
+
+
+@torch.inference_mode()
+def test_in_blocks_as_at_once(model, monkeypatch):
+    lean = LeanMemoryAttention(model.memory_attention)
+    given = inputs(model, 2, 3, 4, shared=True)
+    at_once = lean(**given)
+    monkeypatch.setattr("t3dgs_masks.sam.attention._SCORES_AT_ONCE", 1000)
+    assert (lean(**given) - at_once).abs().mean() < 5e-6
 
 
 @torch.inference_mode()
