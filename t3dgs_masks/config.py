@@ -41,10 +41,10 @@ class RefineConfig:
     out: about half of the time for slightly other masks (see the README)."""
     seed: int = 0
     """Seed of the random point prompts."""
-    guard: Literal["auto", "off"] = "off"
-    """off: believe what is tracked. auto: with coarse masks, tracked masks are believed on a frame
-    as far as its coarse mask and residual support them, and fall back to the coarse mask where they
-    do not; for sets of photos. It is not the default yet: on some videos it costs accuracy."""
+    guard: Literal["auto", "off"] = "auto"
+    """auto: with coarse masks, tracked masks are believed on a frame as far as its coarse mask and
+    residual support them, and where objects were missed the coarse mask stays; every decision is in
+    masklets.json or report.json. off: believe what is tracked, as the reference program does."""
     ordered: Literal["auto", "yes", "no"] = "auto"
     """Whether the frames are a video. no: a set of photos, where an object has to be supported by
     each frame on its own. auto looks at the frames and says what it decided. For --guard auto."""
