@@ -269,6 +269,49 @@ def test_a_left_out_component_that_looks_transient_falls_back() -> None:
     np.testing.assert_array_equal(dense(found, 2)[0], RIGHT)
 
 
+def faint(strong: BoolMask, weak: BoolMask, weak_level: float) -> FloatMap:
+    """Residuals of people (0.4 over the static scene) and of what is `weak_level` over it."""
+    return residual(strong) + np.float32(weak_level) * weak
+
+
+@pytest.mark.parametrize(("weak_level", "falls_back"), [(0.25, False), (0.39, True)])
+def test_a_ghost_does_not_fall_back_but_somebody_like_those_found_does(
+    weak_level: float, falls_back: bool
+) -> None:
+    """A ghost stands out of the static scene, though not as people do."""
+    prompts = ArrayPrompts(
+        [LEFT | RIGHT, *[LEFT] * 3], [faint(LEFT, RIGHT, weak_level), *[residual(LEFT)] * 3]
+    )
+    found = masklets_of(dict.fromkeys(range(4), LEFT))
+    _, outcome = settle(Guard(prompts, 4, VIDEO), found)
+    assert outcome.found_level == pytest.approx(0.425, abs=0.01)
+    assert outcome.found_share is not None
+    assert outcome.found_share > 0.75
+    assert outcome.fall_back_level == pytest.approx(0.345, abs=0.01)
+    assert (outcome.coarse_components == {0: 1}) == falls_back
+    assert (outcome.left_out_components == {0: 1}) == (not falls_back)
+    assert outcome.as_json()["left_out_components"] == ({} if falls_back else {"0": 1})
+
+
+def test_where_most_people_are_not_found_it_is_enough_to_look_transient() -> None:
+    """The network does not follow the sequence: its objects say little about what is missing."""
+    weak = BOTTOM
+    prompts = ArrayPrompts([LEFT | RIGHT | weak], [faint(LEFT | RIGHT, weak, 0.25)])
+    found = masklets_of({0: LEFT})
+    _, outcome = settle(Guard(prompts, 1, VIDEO), found)
+    assert outcome.found_share == pytest.approx(0.5, abs=0.1)
+    assert outcome.coarse_components == {0: 2}
+    np.testing.assert_array_equal(dense(found, 2)[0], RIGHT | weak)
+
+
+def test_where_nothing_is_found_it_is_enough_to_look_transient() -> None:
+    prompts = ArrayPrompts([LEFT | RIGHT], [faint(LEFT, RIGHT, 0.25)])
+    found = MaskletSet()
+    _, outcome = settle(Guard(prompts, 1, VIDEO), found)
+    assert outcome.found_level is None
+    assert outcome.coarse_components == {0: 2}
+
+
 def test_a_rim_does_not_fall_back() -> None:
     found = masklets_of({0: box(3, 3, 11, 11)})
     _, outcome = settle(guard([LEFT], [LEFT]), found)
