@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class FastLinears:
                     attributes.pop("forward", None)
 
 
+@cache
 def is_available() -> bool:
     """Whether this PyTorch can do it: the operator is one of those that its compiler emits."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
