@@ -290,7 +290,9 @@ def main(settings: Measure) -> None:
                 "conditions": _conditions(settings),
                 "rows": [asdict(row) for row in rows.values()],
             }
-            settings.json.write_text(json.dumps(content, indent=2))
+            part = settings.json.with_name(settings.json.name + ".part")  # whole, if killed
+            part.write_text(json.dumps(content, indent=2))
+            part.replace(settings.json)
     sys.stdout.write(table([rows[key] for key in wanted]) + "\n")
 
 
