@@ -34,7 +34,7 @@ def settings_registry() -> ConstructorRegistry:
 
 def _settings_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     kind = info.type
-    if not (is_dataclass(kind) and kind.__module__.startswith(f"{__package__}.")):
+    if not is_dataclass(kind):
         return None
     hints = get_type_hints(kind, include_extras=True)
     texts = _texts_of(kind)
