@@ -63,6 +63,7 @@ from t3dgs_masks.sam.devices import set_threads
 from t3dgs_masks.sam.download import file_sha256
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.official import OfficialTracker
+from t3dgs_masks.sam.out_of_memory import is_out_of_memory
 from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
 from t3dgs_masks.sam.tracker import Sam2Tracker
 from t3dgs_masks.types import (
@@ -191,7 +192,8 @@ def _make(
             job.folder.begin(frames.names, frames.source_height, frames.source_width) as staged,
         ):
             with _memory_advice():
-                networks = _load_networks(settings, frames, progress)
+                read = frames if page is None else page.watched_frames(frames)
+                networks = _load_networks(settings, read, progress)
                 if adapt_networks is not None:
                     adapt_networks(networks)
                 figures = RunFigures(store, networks.counter.calls, job.begin)
@@ -443,7 +445,9 @@ def _memory_advice() -> Iterator[None]:
     """Out of device memory is something the user can do something about."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             "the device ran out of memory: lower --points-per-batch or --resolution, take a "
             "smaller checkpoint (sam2.1-hiera-small), or use --device cpu"

@@ -225,6 +225,13 @@ class FrameFeatureCache:
                 self._on_host.put(moving_idx, leaving.to(torch.device("cpu")))
         return features
 
+    def leave_device(self) -> bool:
+        """Keep features on the host alone from now on; False: that is how it was already."""
+        if self._on_device is None:
+            return False
+        self._on_device = None  # all of them are, or can be computed again
+        return True
+
     def __contains__(self, frame_idx: int) -> bool:
         """Whether asking for that frame would cost no encoding."""
         near = self._on_device is not None and frame_idx in self._on_device
@@ -345,6 +352,14 @@ class MemoryBank:
             del self._used_in[key]
             self._cache.drop(key)
 
+    def clear(self) -> bool:
+        """Drop all memories, which can be computed again; False: there were none."""
+        was_used = len(self._cache) > 0
+        for key in list(self._used_in):
+            self._cache.drop(key)
+        self._used_in.clear()
+        return was_used
+
     def get(self, frame_idx: int, mask: Rle) -> ObjectMemory | None:
         memory = self._cache.get((frame_idx, mask))
         if memory is not None:
@@ -372,6 +387,11 @@ class BatchedMemory:
         return BatchedMemory(
             torch.cat([memory.features for memory in memories]).to(dtype), positions
         )
+
+    def part(self, slots: slice) -> BatchedMemory:
+        """The memories of some of the objects."""
+        pointers = None if self.object_pointers is None else self.object_pointers[slots]
+        return BatchedMemory(self.features[slots], self.positions, pointers)
 
     def as_output(self) -> dict[str, object]:
         """The entry of SAM2Base's `output_dict` that stands for this memory."""

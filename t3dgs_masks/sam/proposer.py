@@ -29,6 +29,7 @@ from torch import Tensor
 from t3dgs_masks.config import ProposalConfig
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache
+from t3dgs_masks.sam.out_of_memory import with_relief
 from t3dgs_masks.types import FrameSequence, Image, Proposal
 
 _MASKS_AT_FRAME_SIZE = 16
@@ -192,8 +193,15 @@ class Sam2Proposer:
         image = np.empty((frames.height, frames.width, 3), dtype=np.uint8)
         self._generator.predictor.choose_frame(frame_idx)
         self._generator.point_grids = [_normalised(points_xy, frames)]
-        with torch.inference_mode(), self._features.computing():
-            return _as_proposals(self._generator.generate(image))
+
+        def generate() -> list[Proposal]:
+            with torch.inference_mode(), self._features.computing():
+                return _as_proposals(self._generator.generate(image))
+
+        def relieve() -> bool:
+            return self._features.leave_device() or _halve_batch(self._generator, len(points_xy))
+
+        return with_relief(generate, relieve)
 
 
 class Sam1Proposer:
@@ -222,8 +230,21 @@ class Sam1Proposer:
         if not len(points_xy):
             return []
         self._generator.point_grids = [_normalised(points_xy, self._frames)]
-        with torch.inference_mode():
-            return _as_proposals(self._generator.generate(self._frames[frame_idx]))
+
+        def generate() -> list[Proposal]:
+            with torch.inference_mode():
+                return _as_proposals(self._generator.generate(self._frames[frame_idx]))
+
+        return with_relief(generate, lambda: _halve_batch(self._generator, len(points_xy)))
+
+
+def _halve_batch(
+    generator: SAM2AutomaticMaskGenerator | SamAutomaticMaskGenerator, num_points: int
+) -> bool:
+    """Take half as many points at a time from now on; False: it is one already."""
+    in_use = min(generator.points_per_batch, num_points)
+    generator.points_per_batch = max(1, in_use // 2)
+    return in_use > 1
 
 
 def _normalised(points_xy: NDArray[np.float32], frames: FrameSequence) -> NDArray[np.float64]:

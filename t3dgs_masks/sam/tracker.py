@@ -9,9 +9,11 @@ rounding of batched arithmetic (`sam/official.py` is what the tests compare with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -29,6 +31,7 @@ from t3dgs_masks.sam.memory import (
     ObjectMemory,
     default_device_cache_bytes,
 )
+from t3dgs_masks.sam.out_of_memory import with_relief
 from t3dgs_masks.types import BoolMask, Rle, TrackedFrame, TrackedObject
 
 _MASK_INPUT_BYTES = 64 << 20
@@ -73,6 +76,19 @@ class _Batch:
     conditioning_masks: dict[int, list[Rle]]  # frame_idx -> mask per object
     conditioning: dict[int, BatchedMemory] = field(default_factory=dict)
     propagated: dict[int, BatchedMemory] = field(default_factory=dict)
+
+    def halves(self) -> tuple[_Batch, _Batch]:
+        """The first half of the objects, and the others; there are at least two."""
+        middle = len(self.object_ids) // 2
+        return self._part(slice(0, middle)), self._part(slice(middle, None))
+
+    def _part(self, slots: slice) -> _Batch:
+        return _Batch(
+            self.object_ids[slots],
+            {frame_idx: masks[slots] for frame_idx, masks in self.conditioning_masks.items()},
+            {frame_idx: memory.part(slots) for frame_idx, memory in self.conditioning.items()},
+            {frame_idx: memory.part(slots) for frame_idx, memory in self.propagated.items()},
+        )
 
 
 class Sam2Tracker:
@@ -130,17 +146,55 @@ class Sam2Tracker:
         batches = self._group_by_layout()
         if not batches:
             return
-        self._encode_conditioning(batches)
+        with_relief(lambda: self._encode_conditioning(batches), self._freeing_once())
         last = 0 if reverse else len(self._features.frames) - 1
         step = -1 if reverse else 1
         for frame_idx in range(start_frame_idx, last + step, step):
-            outputs = [self._track(batch, frame_idx, reverse=reverse) for batch in batches]
+            batches, outputs = self._track_all(batches, frame_idx, reverse=reverse)
             yield _merge_batches(frame_idx, batches, outputs)
             if frame_idx == last:
                 return
             for batch, output in zip(batches, outputs, strict=True):
-                self._remember(batch, frame_idx, output)
+                remember = partial(self._remember, batch, frame_idx, output)
+                with_relief(remember, self._freeing_once())
                 self._drop_unreachable(batch, frame_idx, reverse=reverse)
+
+    def _track_all(
+        self, batches: list[_Batch], frame_idx: int, *, reverse: bool
+    ) -> tuple[list[_Batch], list[dict[str, Tensor]]]:
+        """One step of all batches: (batches, their outputs). Where memory is short, batches are
+        halved, and stay so for the frames that follow."""
+        remaining, done = deque(batches), list[_Batch]()
+        outputs: list[dict[str, Tensor]] = []
+        free_caches = self._freeing_once()
+
+        def halve() -> bool:
+            if free_caches():
+                return True
+            if len(remaining[0].object_ids) < 2:
+                return False
+            remaining.extendleft(reversed(remaining.popleft().halves()))
+            return True
+
+        while remaining:
+            output = with_relief(
+                lambda: self._track(remaining[0], frame_idx, reverse=reverse), halve
+            )
+            outputs.append(output)
+            done.append(remaining.popleft())
+        return done, outputs
+
+    def _freeing_once(self) -> Callable[[], bool]:
+        """What gives back, when first called, the device's memory that only speed needs; False:
+        there was none, or it was given back before."""
+        measures = [self._features.leave_device, self._bank.clear]
+
+        def free() -> bool:
+            freed = [measure() for measure in measures]
+            measures.clear()
+            return any(freed)
+
+        return free
 
     def _group_by_layout(self) -> list[_Batch]:
         """Objects by the frames that they are conditioned on."""
