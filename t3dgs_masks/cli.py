@@ -36,6 +36,7 @@ from t3dgs_masks.datasets.export_formats import as_help
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
 from t3dgs_masks.presets import DEFAULT_PRESET, presets_help, read_preset
+from t3dgs_masks.settings_checks import check_coarse
 
 __all__ = ["INTERRUPTED_EXIT_CODE", "USER_ERROR_EXIT_CODE", "entry_point", "main", "parse"]
 
@@ -126,6 +127,11 @@ class Prompts(PromptsSettings):
     def run(self) -> None:
         if importlib.util.find_spec("nerfstudio") is None:
             raise UserError("prompts needs nerfstudio: pip install 't3dgs_masks[nerfstudio]'")
+        check_coarse(self.coarse)
+        if not self.load_config.is_file():
+            raise UserError(
+                f"there is no file {self.load_config}: --load-config names a config.yml"
+            )
         from t3dgs_masks.plugin.prompts_job import run_prompts
 
         run_prompts(self)

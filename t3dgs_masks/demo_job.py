@@ -20,6 +20,7 @@ from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.refine_job import run_refine
 from t3dgs_masks.report.contact_sheet import ContactRow, contact_sheet
 from t3dgs_masks.report.progress import RichProgress
+from t3dgs_masks.settings_checks import check_demo
 from t3dgs_masks.synthetic.capture import Capture, CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import CoarsePrompts, half_trained_prompts
 from t3dgs_masks.synthetic.dataset import DatasetPaths, write_nerfstudio
@@ -43,8 +44,7 @@ def run_demo(settings: DemoSettings) -> DemoOutcome:
     Raises:
         UserError: bad settings, or a place that cannot be written to.
     """
-    if settings.num_frames < 1 or settings.num_walkers < 1:
-        raise UserError("--num-frames and --num-walkers have to be at least 1")
+    check_demo(settings)
     if settings.train:
         _check_training(settings)
     root = settings.output_dir / f"seed_{settings.seed}"
@@ -87,10 +87,6 @@ def run_demo(settings: DemoSettings) -> DemoOutcome:
 def _check_training(settings: DemoSettings) -> None:
     if importlib.util.find_spec("nerfstudio") is None:
         raise UserError("--train needs nerfstudio: pip install 't3dgs_masks[nerfstudio]'")
-    if settings.train_steps < 100:
-        raise UserError("--train-steps has to be at least 100; nothing is learnt in fewer")
-    if not 0.1 <= settings.train_scale <= 1:
-        raise UserError("--train-scale has to be between 0.1 and 1")
 
 
 def _make_capture(

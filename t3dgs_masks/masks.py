@@ -51,7 +51,7 @@ def dilate(mask: BoolMask, iterations: int) -> BoolMask:
     grown = cv2.dilate(
         mask.astype(np.uint8),
         _CROSS,
-        iterations=iterations,
+        iterations=min(iterations, sum(mask.shape)),  # more cannot change anything
         borderType=cv2.BORDER_CONSTANT,
         borderValue=(0,),
     )
@@ -86,7 +86,7 @@ def fill_holes(mask: BoolMask, max_area: int) -> BoolMask:
         (~mask).astype(np.uint8), connectivity=4
     )
     labels = np.asarray(label_map, dtype=np.intp)
-    is_hole = stats[:, cv2.CC_STAT_AREA] <= max_area
+    is_hole = stats[:, cv2.CC_STAT_AREA] <= min(max_area, mask.size)
     is_hole[0] = False
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     is_hole[np.unique(edge)] = False
@@ -98,7 +98,7 @@ def drop_small(mask: BoolMask, min_area: int) -> BoolMask:
     if min_area <= 1 or not mask.any():
         return mask
     _, label_map, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    is_kept = stats[:, cv2.CC_STAT_AREA] >= min_area
+    is_kept = stats[:, cv2.CC_STAT_AREA] >= min(min_area, mask.size + 1)
     is_kept[0] = False  # the background
     return is_kept[np.asarray(label_map, dtype=np.intp)]
 

@@ -66,6 +66,7 @@ from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.out_of_memory import is_out_of_memory
 from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
 from t3dgs_masks.sam.tracker import Sam2Tracker
+from t3dgs_masks.settings_checks import check_refine
 from t3dgs_masks.types import (
     BoolMask,
     FrameSequence,
@@ -145,7 +146,7 @@ def run_refine(
     """
     begin = time.perf_counter()
     frames_given = frames is not None
-    _check_settings(settings)
+    check_refine(settings)
     with RichProgress() as progress:
         inputs = _open_inputs(settings, frames, manifest, progress)
     folder = ResultFolder.open(settings.result_dir, inputs=inputs.folders)
@@ -257,17 +258,6 @@ def _told_how_to_go_on(store: ProgressFile, settings: RefineSettings) -> Iterato
 # --- before the networks run ----------------------------------------------------------------------
 
 
-def _check_settings(settings: RefineSettings) -> None:
-    if settings.proposer == "sam1" and settings.sam_checkpoint is None:
-        raise UserError("--proposer sam1 needs --sam-checkpoint (a path, or vit_h, vit_l, vit_b)")
-    if settings.fps is not None and not 0 < settings.fps < float("inf"):
-        raise UserError(f"--fps is {settings.fps}; it has to be above 0")
-    if settings.points_per_batch < 1:
-        raise UserError(f"--points-per-batch is {settings.points_per_batch}; give at least 1")
-    if settings.feature_cache_gb is not None and settings.feature_cache_gb < 0:
-        raise UserError(f"--feature-cache-gb is {settings.feature_cache_gb}; give 0 or more")
-
-
 def _open_inputs(
     settings: RefineSettings,
     frames: SourceFrames | None,
@@ -314,7 +304,7 @@ def _identity(settings: RefineSettings, inputs: _Inputs) -> RunIdentity:
         relevant["prompt_polarity"] = inputs.prompts.polarity
     checkpoints = {"sam2": file_sha256(resolve_checkpoint(settings.sam2_checkpoint, "sam2"))}
     if _uses_sam1(settings):
-        assert settings.sam_checkpoint is not None  # _check_settings
+        assert settings.sam_checkpoint is not None  # check_refine
         checkpoints["sam1"] = file_sha256(resolve_checkpoint(settings.sam_checkpoint, "sam1"))
     return RunIdentity(settings=relevant, inputs=digests, checkpoints=checkpoints)
 
@@ -340,7 +330,7 @@ def _load_networks(
             precision=settings.precision,
         )
         if _uses_sam1(settings):
-            assert settings.sam_checkpoint is not None  # _check_settings
+            assert settings.sam_checkpoint is not None  # check_refine
             sam1 = load_sam1(settings.sam_checkpoint, settings.device, precision=settings.precision)
     if settings.compile:
         with progress.stage("compiling the image encoder"):
