@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,4 +144,22 @@ class Tracker(Protocol):
     def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
         """Track all conditioned objects from `start_frame_idx` (included) to the last frame, or,
         in reverse, to the first. Lazy: a frame is computed when it is asked for."""
+        ...
+
+
+@runtime_checkable
+class ResumableTracker(Tracker, Protocol):
+    """A tracker whose running propagation can be carried over into another process."""
+
+    def snapshot(self) -> bytes | None:
+        """What the running propagation goes by after the frame that it yielded last, apart from
+        what it was conditioned on; None if there is nothing to be had."""
+        ...
+
+    def resume(self, snapshot: bytes, *, reverse: bool = False) -> Iterator[TrackedFrame]:
+        """Instead of `propagate`, and conditioned as then: go on after the frame of the snapshot.
+
+        Raises:
+            ValueError: it cannot be used.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Progress of an unfinished refine, in ``OUT/.state/progress.sqlite``.
+"""Progress of an unfinished refine, in ``OUT/.state/progress.sqlite`` and ``propagation.snapshot``.
 
 A store for the passes (`refine.resume.ProgressStore`), which knows nothing of what it keeps, and
 what the progress belongs to: identity of the run, and its figures. Everything that is saved
@@ -9,6 +9,7 @@ the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +21,11 @@ from typing import Any
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.checked_rle import checked_rle
+from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.types import Rle
 
 PROGRESS = "progress.sqlite"
+SNAPSHOT = "propagation.snapshot"
 
 _FORMAT = 1
 # SQLite's own: an ahead-written log, and what else lies beside a database that was not closed.
@@ -52,6 +55,9 @@ def remove_progress(out: Path) -> None:
         OSError: from the file system.
     """
     path = progress_path(out)
+    for unfinished in path.parent.glob(".*.part"):  # of a snapshot
+        unfinished.unlink()
+    path.with_name(SNAPSHOT).unlink(missing_ok=True)
     # The log first: without its database it is nothing, but a new database would take it up.
     for suffix in reversed(_SUFFIXES):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -156,6 +162,30 @@ class ProgressFile:
                 (_json(document), _json(self.figures_now())),
             )
 
+    def snapshot(self) -> tuple[Mapping[str, Any], bytes] | None:
+        """The snapshot and what it is of; None if there is none that is whole, or nothing else."""
+        if self._database is None:
+            return None
+        try:
+            data = progress_path(self._out).with_name(SNAPSHOT).read_bytes()
+            digest, about, content = data.split(b"\n", 2)
+        except (OSError, ValueError):
+            return None
+        if _digest(about + b"\n" + content) != digest:
+            return None
+        return json.loads(about), content
+
+    def save_snapshot(self, about: Mapping[str, Any], content: bytes) -> None:
+        """Replace the snapshot, in a file of its own: it is large and of one piece.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to.
+        """
+        data = _json(about).encode() + b"\n" + content
+        with _as_user_error(self._out):
+            path = progress_path(self._out).with_name(SNAPSHOT)
+            write_whole(path, _digest(data) + b"\n" + data)
+
     def clear(self) -> None:
         """Begin anew."""
         self.close()
@@ -258,6 +288,10 @@ def _as_user_error(out: Path) -> Iterator[None]:
         raise UserError(f"{failed}: {error}.") from error
     except OSError as error:
         raise UserError(f"{failed}: {error.strerror or error}.") from error
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def _json(value: Any) -> str:

@@ -19,7 +19,7 @@ from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.merge import duplicate_groups
 from t3dgs_masks.refine.observer import Stage
 from t3dgs_masks.refine.proposals import ProposalSearch
-from t3dgs_masks.types import BoolMask, Rle, TrackedFrame, Tracker
+from t3dgs_masks.types import BoolMask, ResumableTracker, Rle, TrackedFrame, Tracker
 
 
 @dataclass
@@ -46,6 +46,19 @@ class PassState:
     counts: PassCounts = field(default_factory=PassCounts)
     doubts: list[Doubt] = field(default_factory=list)
     """Tracked masks that the guard did not believe, or not entirely."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A running propagation, between two frames."""
+
+    stage: Stage
+    restarts: int
+    """`PassCounts.restarts` at the time: it tells the propagations of a pass apart."""
+    frames_done: int
+    """`PassState.frames_done` at the time."""
+    content: bytes
+    """The tracker's."""
 
 
 def frames_before(masklets: MaskletSet, frame_idx: int, limit: int) -> list[int]:
@@ -90,6 +103,7 @@ class Pass(ABC):
         self._guard = guard
         self._live: Iterator[TrackedFrame] | None = None
         self._steps_replayed = 0
+        self._snapshot: Snapshot | None = None
 
     @property
     @abstractmethod
@@ -106,6 +120,15 @@ class Pass(ABC):
         self._process(frame_idx)
         self.state.frames_done += 1
         return frame_idx
+
+    def snapshot(self) -> Snapshot | None:
+        """What the running propagation goes by; None if none is running, or the tracker has no such
+        thing."""
+        return None
+
+    def use_snapshot(self, snapshot: Snapshot | None) -> None:
+        """Let a fresh tracker begin with a snapshot of an earlier process, if it fits."""
+        self._snapshot = snapshot
 
     def take_replayed(self) -> int:
         """How many steps of a propagation were repeated since the last call, to bring a fresh
@@ -136,14 +159,21 @@ class Pass(ABC):
         conditioning = self._conditioning_frames(frame_idx)
         if not conditioning:
             return False
+        self._condition(conditioning)
+        self._live = self._tracker.propagate(frame_idx, reverse=self._is_reverse)
+        return True
+
+    @property
+    def _is_reverse(self) -> bool:
+        return self.stage is Stage.BACKWARD
+
+    def _condition(self, frames: list[int]) -> None:
+        """Let the tracker know what these frames hold, and nothing else."""
         self.close()
         self._tracker.forget()
-        for conditioning_idx in conditioning:
-            for object_id, mask in self.masklets.at_frame(conditioning_idx).items():
-                self._tracker.condition(conditioning_idx, object_id, mask)
-        reverse = self.stage is Stage.BACKWARD
-        self._live = self._tracker.propagate(frame_idx, reverse=reverse)
-        return True
+        for frame_idx in frames:
+            for object_id, mask in self.masklets.at_frame(frame_idx).items():
+                self._tracker.condition(frame_idx, object_id, mask)
 
     def _take(self, frame_idx: int) -> dict[int, Rle]:
         """object_id -> mask of the next frame of the running propagation."""
@@ -209,6 +239,15 @@ class _ContinuousPass(Pass):
             self._replay(frame_idx)
         return self._take(frame_idx)
 
+    def snapshot(self) -> Snapshot | None:
+        if self._live is None or not isinstance(self._tracker, ResumableTracker):
+            return None
+        content = self._tracker.snapshot()
+        if content is None:
+            return None
+        state = self.state
+        return Snapshot(self.stage, state.counts.restarts, state.frames_done, content)
+
     def _replay(self, frame_idx: int) -> None:
         """Bring a fresh tracker to where the state says it was, just before `frame_idx`.
 
@@ -216,10 +255,28 @@ class _ContinuousPass(Pass):
         objects merge, and a merge restarts the propagation anyway.
         """
         assert self.state.started_at is not None
-        self._start(self.state.started_at)
-        for _ in range(abs(frame_idx - self.state.started_at)):
+        steps = self._resume()
+        if steps is None:
+            self._start(self.state.started_at)
+            steps = abs(frame_idx - self.state.started_at)
+        for _ in range(steps):
             next(self._live or iter(()))
             self._steps_replayed += 1
+
+    def _resume(self) -> int | None:
+        """Begin with the snapshot: how many frames ago it was taken; None if it does not fit."""
+        snapshot, state, tracker = self._snapshot, self.state, self._tracker
+        if snapshot is None or not isinstance(tracker, ResumableTracker):
+            return None
+        is_ours = (snapshot.stage, snapshot.restarts) == (self.stage, state.counts.restarts)
+        if not is_ours or snapshot.frames_done > state.frames_done or state.started_at is None:
+            return None
+        self._condition(self._conditioning_frames(state.started_at))
+        try:
+            self._live = tracker.resume(snapshot.content, reverse=self._is_reverse)
+        except ValueError:
+            return None
+        return state.frames_done - snapshot.frames_done
 
 
 class ForwardPass(_ContinuousPass):

@@ -212,11 +212,11 @@ def _run(current: Pass, keeper: ProgressKeeper, log: _Log) -> None:
     begun_at = current.state.frames_done
     if begun_at == 0 or not current.finished:
         with log.stage(stage, len(frames) - begun_at):
-            keeper.begin_pass()
+            keeper.begin_pass(current)
             try:
                 while not current.finished:
                     frame_idx = current.step()
-                    keeper.frame_done(stage, current.take_replayed())
+                    keeper.frame_done(current)
                     log.observer.frame_done(stage, frame_idx, len(current.masklets))
             finally:
                 current.close()

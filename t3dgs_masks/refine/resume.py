@@ -2,7 +2,8 @@
 
 Masklets and the `PassState` of every pass, taken between two frames, are all that the passes
 depend on. They are saved after each frame: of the masklets only what the frame changed, so that
-what is written does not grow with the sequence.
+what is written does not grow with the sequence. From time to time what the tracker remembers of
+a long propagation is saved too, so that it need not be repeated from its start.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from typing import Any, Protocol
 from t3dgs_masks.refine.guard import Doubt
 from t3dgs_masks.refine.masklets import Masklet, MaskletSet
 from t3dgs_masks.refine.observer import Stage
-from t3dgs_masks.refine.passes import PassCounts, PassState
+from t3dgs_masks.refine.passes import Pass, PassCounts, PassState, Snapshot
 from t3dgs_masks.types import Rle
+
+SNAPSHOT_SECONDS = 15.0
+"""A propagation that has run for so long without a snapshot is worth one."""
+_SNAPSHOT_BYTES_PER_PIXEL = 1 / 20
+"""And may be written if they are no more than this, per object and frame of a pass."""
 
 PASSES = (Stage.FORWARD, Stage.BACKWARD, Stage.FINAL)
 
@@ -49,6 +55,14 @@ class ProgressStore(Protocol):
         any more), and add entries."""
         ...
 
+    def snapshot(self) -> tuple[Mapping[str, Any], bytes] | None:
+        """The snapshot that was saved last, and what it is of; None if there is none."""
+        ...
+
+    def save_snapshot(self, about: Mapping[str, Any], content: bytes) -> None:
+        """Replace the snapshot."""
+        ...
+
     def clear(self) -> None:
         """Drop everything."""
         ...
@@ -72,6 +86,12 @@ class NoStore:
         masks: Mapping[tuple[int, int], Rle | None],
         entries: Sequence[Any],
     ) -> None:
+        return
+
+    def snapshot(self) -> tuple[Mapping[str, Any], bytes] | None:
+        return None
+
+    def save_snapshot(self, about: Mapping[str, Any], content: bytes) -> None:
         return
 
     def clear(self) -> None:
@@ -154,14 +174,23 @@ class ProgressKeeper:
         for stage, state in self.progress.passes.items():
             self._doubts_saved[stage] = len(state.doubts)
         self._since = clock()
+        # Snapshots: of which propagation the next one will be, since when it is worth one, how many
+        # bytes may be written, and how many the last one had.
+        self._propagation: tuple[Stage, int] | None = None
+        self._exposed_since = clock()
+        self._allowance = 0.0
+        self._allowance_per_object = height * width * _SNAPSHOT_BYTES_PER_PIXEL
+        self._snapshot_bytes = 0
 
-    def begin_pass(self) -> None:
+    def begin_pass(self, current: Pass) -> None:
         """The time of the next frame starts to run."""
+        current.use_snapshot(_snapshot(self._store))
         self._since = self._clock()
 
-    def frame_done(self, stage: Stage, steps_replayed: int = 0) -> None:
+    def frame_done(self, current: Pass) -> None:
         """A pass has finished a frame; save what it changed."""
-        progress, state = self.progress, self.progress.passes[stage]
+        stage, progress, state = current.stage, self.progress, current.state
+        steps_replayed = current.take_replayed()
         now = self._clock()
         progress.seconds[stage] += now - self._since
         self._since = now
@@ -174,6 +203,46 @@ class ProgressKeeper:
             progress.masklets.take_changes(),
             [[stage.value, asdict(doubt)] for doubt in doubts],
         )
+        self._save_snapshot_if_due(current)
+
+    def _save_snapshot_if_due(self, current: Pass) -> None:
+        """Now and then, so that little has to be propagated again; but what is written must stay
+        small beside the sequence, and a snapshot is large."""
+        self._allowance += self._allowance_per_object * len(self.progress.masklets)
+        propagation = current.stage, current.state.counts.restarts
+        if propagation != self._propagation:
+            self._propagation, self._exposed_since = propagation, self._clock()
+        if (
+            current.finished
+            or self._clock() - self._exposed_since < SNAPSHOT_SECONDS
+            or self._allowance < self._snapshot_bytes
+        ):
+            return
+        snapshot = current.snapshot()
+        if snapshot is None:
+            self._exposed_since = self._clock()
+            return
+        self._snapshot_bytes = len(snapshot.content)
+        if self._snapshot_bytes <= self._allowance:
+            self._allowance -= self._snapshot_bytes
+            self._exposed_since = self._clock()
+            about = {"stage": snapshot.stage.value, "restarts": snapshot.restarts}
+            self._store.save_snapshot(
+                {**about, "frames_done": snapshot.frames_done}, snapshot.content
+            )
+
+
+def _snapshot(store: ProgressStore) -> Snapshot | None:
+    """What an earlier run, or this one, saved last."""
+    saved = store.snapshot()
+    if saved is None:
+        return None
+    about, content = saved
+    try:
+        counts = _count(about["restarts"]), _count(about["frames_done"])
+        return Snapshot(Stage(about["stage"]), *counts, content)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _taken_up(store: ProgressStore, num_frames: int, height: int, width: int) -> Progress:
