@@ -43,7 +43,6 @@ from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import stored_size
 from t3dgs_masks.io.publish import MASK_FOLDER
 from t3dgs_masks.presets import read_preset
-from t3dgs_masks.refine_job import run_refine
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scenes"
 ARMS = {"unmasked": "no masks", "coarse": "coarse masks", "refined": "refined masks"}
@@ -336,6 +335,8 @@ class SceneWork:
         return refine
 
     def _refine(self) -> None:
+        from t3dgs_masks.refine_job import run_refine
+
         run_refine(self._refine_settings())
 
     def _apply_coarse(self) -> None:
