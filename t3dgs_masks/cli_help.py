@@ -34,7 +34,8 @@ def settings_registry() -> ConstructorRegistry:
 
 def _settings_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     kind = info.type
-    if not is_dataclass(kind):
+    # tyro wraps unions in a generic dataclass of its own.
+    if not is_dataclass(kind) or not kind.__module__.startswith("t3dgs_masks"):
         return None
     hints = get_type_hints(kind, include_extras=True)
     texts = _texts_of(kind)
