@@ -165,6 +165,7 @@ def _print_outcome(
         f"capture        {paths.root}",
         f"masks          {result_dir / 'binary_masks'}",
         f"overlay video  {result_dir / 'overlay.mp4'}",
+        f"report         {result_dir / 'report.html'}",
         f"contact sheet  {sheet}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")

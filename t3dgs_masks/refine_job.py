@@ -24,6 +24,7 @@ from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.frames import Selection, SourceFrames
 from t3dgs_masks.io.globs import Globs
 from t3dgs_masks.io.outputs import (
+    PAGE,
     MaskletRecord,
     NumLabels,
     PromptReport,
@@ -220,7 +221,7 @@ def _make(
                 staged.write_manifest(inputs.manifest.to_json())
             staged.write_config(job.identity)
             staged.publish()
-    summary = _summary(result, report, transient_share, settings.result_dir)
+    summary = _summary(result, report, transient_share, settings)
     return RefineOutcome(settings.result_dir, result, report), summary
 
 
@@ -610,7 +611,7 @@ def _versions() -> dict[str, str]:
 
 
 def _summary(
-    result: RefineResult, report: Report, transient_share: float, result_dir: Path
+    result: RefineResult, report: Report, transient_share: float, settings: RefineSettings
 ) -> RunSummary:
     return RunSummary(
         frames=result.num_frames,
@@ -622,7 +623,8 @@ def _summary(
         seconds=report.seconds,
         running_time=report.running_time,
         image_encodings_per_frame=report.image_encodings_per_frame,
-        result_dir=result_dir,
+        result_dir=settings.result_dir,
+        page=settings.result_dir / PAGE if settings.html_report else None,
         proposer_encodings_per_frame=report.counts.proposer_image_encoder / result.num_frames,
         peak_rss_mb=report.peak_rss_mb,
         peak_vram_mb=report.peak_vram_mb,

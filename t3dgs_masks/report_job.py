@@ -270,6 +270,7 @@ def _page(
                 best_frame=best.get(record.object_id),
                 portrait=pictures.portraits.get(record.object_id),
                 masks=pictures.masks.get(record.object_id, {}),
+                doubts=_doubts(record),
             )
             for record in file.masklets
         ),
@@ -286,6 +287,15 @@ def _page(
         notices=tuple(map(str, report.get("notices", ()))),
         missing=tuple(missing),
     )
+
+
+def _doubts(record: MaskletRecord) -> dict[str, list[int]]:
+    """As far as the file says it in the way it should."""
+    return {
+        reason: [frame_idx for frame_idx in frames if isinstance(frame_idx, int)]
+        for reason, frames in record.doubts.items()
+        if isinstance(frames, Sequence)
+    }
 
 
 def _threshold(report: Mapping[str, Any], settings: Mapping[str, Any]) -> float:

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from itertools import groupby
 from typing import Any
@@ -46,6 +46,8 @@ class ReportObject:
     """WebP as base64."""
     masks: Mapping[int, str]
     """Frame index -> COCO run lengths on the page's grid."""
+    doubts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Reason -> frames on which the tracked mask was not believed, or not all of it."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,14 @@ def _row(item: ReportObject, page: ReportPage) -> dict[str, Any]:
         "seen": _seen(len(item.masks), len(page.frame_names)),
         "runs": _runs(sorted(item.masks)),
         "where": _where(_runs(sorted(item.masks))),
+        "doubts": [_doubt(reason, sorted(set(at))) for reason, at in item.doubts.items() if at],
     }
+
+
+def _doubt(reason: str, frames: Sequence[int]) -> str:
+    count = f"{len(frames)} frame{'' if len(frames) == 1 else 's'}"
+    where = _where(_runs(frames))
+    return f"tracked mask not (all) believed on {count} ({where}): {displayed(reason)}"
 
 
 def _runs(frames: Sequence[int]) -> list[_Run]:
@@ -263,6 +272,7 @@ def _parse_object(item: Mapping[str, Any]) -> ReportObject:
         best_frame=item["best_frame"],
         portrait=item["portrait"],
         masks={int(frame_idx): runs for frame_idx, runs in item["masks"].items()},
+        doubts=item.get("doubts", {}),
     )
 
 

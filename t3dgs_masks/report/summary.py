@@ -40,6 +40,8 @@ class RunSummary:
     running_time: float  # seconds
     image_encodings_per_frame: float  # by the tracker's network
     result_dir: Path
+    page: Path | None = None
+    """The report to look at."""
     proposer_encodings_per_frame: float = 0.0  # by a network of the proposer's own
     peak_rss_mb: float | None = None
     peak_vram_mb: float | None = None
@@ -79,6 +81,8 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
     if memory:
         rows.append(("peak memory", memory))
     rows.append(("results", one_line(str(summary.result_dir))))
+    if summary.page is not None:
+        rows.append(("report", one_line(str(summary.page))))
     return rows
 
 

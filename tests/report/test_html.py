@@ -150,7 +150,7 @@ def test_no_name_can_leave_its_place(name: str) -> None:
         notices=(name,),
         missing=(name,),
         facts=((("Settings"), ((("sam2"), name),)),),
-        objects=(ReportObject(1, True, name, 0.2, 0, None, {0: "05j0"}),),
+        objects=(ReportObject(1, True, name, 0.2, 0, None, {0: "05j0"}, {name: [0]}),),
     )
     text = render_page(given)
     text.encode("ascii")
@@ -191,6 +191,25 @@ def test_a_result_without_objects_and_scores() -> None:
     shown = Elements(render_page(page(objects=promptless, residual_top=None)))
     assert "not judged" in shown.shown()
     assert "Threshold" not in shown.shown()
+
+
+def test_what_the_guard_did_not_believe_is_said() -> None:
+    doubts = {"the residual there is that of the static scene": [0, 1, 2], "it lingers": [2]}
+    item = ReportObject(1, True, "score is above", 0.2, 0, None, {0: "05j0"}, doubts)
+    given = page(objects=(item, *page().objects[1:]))
+    text = render_page(given)
+    assert read_page(text) == given
+    shown = Elements(text).shown()
+    told = "tracked mask not (all) believed on"
+    assert f"{told} 3 frames (1\u20133): the residual there is that of the static scene" in shown
+    assert f"{told} 1 frame (3): it lingers" in shown
+    assert shown.count(told) == 2
+
+
+def test_a_page_from_before_there_were_doubts_can_be_read() -> None:
+    text = render_page(page())
+    assert '"doubts":{}' in text
+    assert read_page(text.replace(',"doubts":{}', "")) == page()
 
 
 def test_long_lists_of_frames_are_cut() -> None:

@@ -23,6 +23,7 @@ SUMMARY = RunSummary(
     running_time=75.4,
     image_encodings_per_frame=1.0,
     result_dir=Path("out/" + "long" * 40),
+    page=Path("out/" + "long" * 40 + "/report.html"),
     peak_rss_mb=1234.4,
 )
 
@@ -44,6 +45,7 @@ def test_a_log_gets_plain_lines_with_everything_in_them() -> None:
         "image encodings  1.00 per frame",
         "peak memory      1,234 MB",
         "results          out/" + "long" * 40,
+        "report           out/" + "long" * 40 + "/report.html",
     ]
 
 
@@ -66,6 +68,7 @@ def test_a_gpu_and_a_proposer_of_its_own_are_told() -> None:
     assert "objects          0 kept, 0 rejected\n" in text
     assert "time             0.5 s\n" in text
     assert "rejected  " not in text
+    assert "report.html" not in text  # none was written
 
 
 def test_many_rejected_objects_are_cut_short() -> None:
@@ -95,4 +98,4 @@ def test_a_terminal_gets_a_table(monkeypatch) -> None:
     os.close(ours)
     assert "\x1b[1mframes" in shown
     assert "object 5: never inside [the] coarse mask" in shown
-    assert re.sub(r"\x1b\[\d+m|\s", "", shown).count("long") == 40  # folded, not cut
+    assert re.sub(r"\x1b\[\d+m|\s", "", shown).count("long") == 80  # folded, not cut
