@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -32,11 +33,12 @@ from t3dgs_masks.io.outputs import (
 )
 from t3dgs_masks.io.prompts import open_prompts, same_proportions
 from t3dgs_masks.io.publish import MASKLETS
+from t3dgs_masks.io.threads import Beside
 from t3dgs_masks.report.html import Cleanup, ReportObject, ReportPage, read_page, render_page
 from t3dgs_masks.report.html_pictures import FramePictures, PictureCollector, Pictures
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.report.text import duration, printable
-from t3dgs_masks.types import BoolMask, FramePrompt, Image, PromptSource
+from t3dgs_masks.types import BoolMask, FramePrompt, FrameSequence, Image, PromptSource
 
 Notify = Callable[[str], None]
 _T = TypeVar("_T")
@@ -63,18 +65,24 @@ _CALL_NAMES = {
 
 
 class PageRecorder:
-    """Collects the pictures of a refine while it reads frames and prompts anyway."""
+    """Collects the pictures of a refine while it reads frames and prompts anyway, beside it."""
 
     def __init__(self, num_frames: int, height: int, width: int) -> None:
         self._pictures = PictureCollector(num_frames, height, width)
+        self._beside = Beside()
         self._best: dict[int, int] = {}
 
+    def watched_frames(self, frames: FrameSequence) -> FrameSequence:
+        """The same frames; each is taken for the page when it is first read."""
+        return _WatchedFrames(frames, self._pictures, self._beside)
+
     def watched(self, prompts: PromptSource) -> PromptSource:
-        """The same prompts; what is read of them is taken for the page too."""
-        return _WatchedPrompts(prompts, self._pictures)
+        """The same prompts; each is taken for the page when it is first read."""
+        return _WatchedPrompts(prompts, self._pictures, self._beside)
 
     def expect(self, records: Sequence[MaskletRecord]) -> None:
         """Learn which objects there are; before the first frame."""
+        self._beside.finish()
         self._pictures.expect_masks(sum(len(record.segmentations) for record in records))
         self._best = best_frames(records)
 
@@ -85,7 +93,8 @@ class PageRecorder:
         found: Mapping[int, BoolMask],
         prompts: PromptSource | None,
     ) -> None:
-        """Take a frame and its objects ([H, W] bool each), and its prompt if nobody read it."""
+        """Take the objects of a frame ([H, W] bool each), and the frame and its prompt where nobody
+        has read them: an interrupted run that goes on reads less."""
         if prompts is not None and not self._pictures.has_prompt(frame_idx):
             self._pictures.add_prompt(frame_idx, prompts[frame_idx])
         self._pictures.add_frame(frame_idx, image, found, _shown_best(self._best, frame_idx))
@@ -116,12 +125,46 @@ class PageRecorder:
         return render_page(replace(page, fps=fps or page.fps))
 
 
+class _WatchedFrames:
+    """A `FrameSequence` that shows every frame to the collector when it is first read."""
+
+    def __init__(self, frames: FrameSequence, pictures: PictureCollector, beside: Beside) -> None:
+        self._frames = frames
+        self._pictures = pictures
+        self._beside = beside
+        self._seen: set[int] = set()
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._frames.names
+
+    @property
+    def height(self) -> int:
+        return self._frames.height
+
+    @property
+    def width(self) -> int:
+        return self._frames.width
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, frame_idx: int) -> Image:
+        image = self._frames[frame_idx]
+        if frame_idx not in self._seen:
+            self._seen.add(frame_idx)
+            self._beside.do(partial(self._pictures.add_photo, frame_idx, image))
+        return image
+
+
 class _WatchedPrompts:
     """A `PromptSource` that shows every prompt to the collector when it is first read."""
 
-    def __init__(self, prompts: PromptSource, pictures: PictureCollector) -> None:
+    def __init__(self, prompts: PromptSource, pictures: PictureCollector, beside: Beside) -> None:
         self._prompts = prompts
         self._pictures = pictures
+        self._beside = beside
+        self._seen: set[int] = set()
 
     @property
     def has_residuals(self) -> bool:
@@ -129,8 +172,9 @@ class _WatchedPrompts:
 
     def __getitem__(self, frame_idx: int) -> FramePrompt:
         prompt = self._prompts[frame_idx]
-        if not self._pictures.has_prompt(frame_idx):
-            self._pictures.add_prompt(frame_idx, prompt)
+        if frame_idx not in self._seen:
+            self._seen.add(frame_idx)
+            self._beside.do(partial(self._pictures.add_prompt, frame_idx, prompt))
         return prompt
 
 

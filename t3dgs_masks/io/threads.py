@@ -1,4 +1,4 @@
-"""Work on many items beside each other, a few items ahead of who takes the results."""
+"""Work on many items beside each other, or one after the other beside something else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from threading import Lock
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -36,3 +37,30 @@ def in_threads(
         finally:
             for future in begun:
                 future.cancel()
+
+
+class Beside:
+    """Does things one after the other in a thread of its own, beside those who ask for them.
+
+    Anyone may ask, from any thread. Who asks while a few things are waiting already waits too, so
+    that what they hold in memory does not pile up.
+    """
+
+    def __init__(self, ahead: int = _WORKERS) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._ahead = ahead
+        self._begun: deque[Future[None]] = deque()
+        self._lock = Lock()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Begin to wait for `work` to be done; raises what earlier work raised."""
+        with self._lock:
+            while len(self._begun) >= self._ahead:
+                self._begun.popleft().result()
+            self._begun.append(self._pool.submit(work))
+
+    def finish(self) -> None:
+        """Return when everything is done; raises what it raised."""
+        with self._lock:
+            while self._begun:
+                self._begun.popleft().result()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import cv2
@@ -27,11 +27,18 @@ _LONGEST_SIDE, _SHORTEST_LONG_SIDE = 960, 320  # of a photo's longer side, pixel
 _CHARACTERS_PER_PIXEL = 0.15  # of a photo with much detail, at the best quality
 _LONGEST_GRID, _SHORTEST_LONG_GRID = 640, 192
 _CHARACTERS_PER_MASK_COLUMN = 0.6  # of the whole grid: most objects are small
-_MASKS_SHARE = 0.4  # of the budget
+_PHOTOS_SHARE, _MASKS_SHARE = 0.6, 0.3  # of the budget; the rest is for the prompts
 _LONGEST_RESIDUAL = 320
 _BEST_QUALITY = 76
-# (quality, scale) of photos, from the best to the smallest.
-_STEPS = ((_BEST_QUALITY, 1.0), (60, 1.0), (45, 1.0), (30, 1.0), (45, 0.6), (30, 0.4))
+# (quality, scale, characters relative to the best) of photos, from the best to the smallest.
+_STEPS = (
+    (_BEST_QUALITY, 1.0, 1.0),
+    (60, 1.0, 0.7),
+    (45, 1.0, 0.55),
+    (30, 1.0, 0.4),
+    (45, 0.6, 0.25),
+    (30, 0.4, 0.1),
+)
 _RESIDUAL_QUALITY = 55
 _WEBP_EFFORT = 2  # of 6: the rest saves little and costs much
 
@@ -72,7 +79,10 @@ class Pictures:
 
 
 class PictureCollector:
-    """Takes the frames of a sequence one by one, and keeps what the page needs of them."""
+    """Takes the frames of a sequence one by one, and keeps what the page needs of them.
+
+    What a frame looks like does not depend on when it comes, or on other frames.
+    """
 
     def __init__(
         self,
@@ -95,10 +105,6 @@ class PictureCollector:
         self._frames = [FramePictures()] * num_frames
         self._size = (height, width)
         self._budget = budget
-        self._spent = 0
-        self._spent_on_masks = 0
-        self._photos_done = 0
-        self._last_step = 0  # of the last photo
         self._photo_size = self._size_of_photos()
         self._coarse_sampler = _Sampler(_fitted(self._size, _LONGEST_GRID))
         self._residual_size = _fitted(self._photo_size, _LONGEST_RESIDUAL)
@@ -113,6 +119,10 @@ class PictureCollector:
         longest = min(_LONGEST_GRID, max(_SHORTEST_LONG_GRID, int(columns)))
         self._sampler = _Sampler(_fitted(self._size, longest))
 
+    def has_photo(self, frame_idx: int) -> bool:
+        """Whether this frame came with its photo already."""
+        return self._frames[frame_idx].photo is not None
+
     def has_prompt(self, frame_idx: int) -> bool:
         """Whether `add_prompt` was called for this frame."""
         return self._frames[frame_idx].coarse is not None
@@ -120,16 +130,17 @@ class PictureCollector:
     def add_prompt(self, frame_idx: int, prompt: FramePrompt) -> None:
         """Take the coarse mask and the residual of a frame."""
         coarse = self._coarse_sampler.runs(prompt.coarse)
-        self._spent += len(coarse)
         residual = None
         if prompt.residual is not None:
             small = _resized(np.sqrt(np.clip(prompt.residual, 0, 1)), self._residual_size)
             bright = float(np.percentile(small, _BRIGHT_RESIDUAL)) ** 2
             self._residual_top = max(self._residual_top, bright, _LEAST_BRIGHT_RESIDUAL)
             residual = _webp(np.rint(small * 255).astype(np.uint8), _RESIDUAL_QUALITY)
-            self._spent += len(residual)
-        held = self._frames[frame_idx]
-        self._frames[frame_idx] = FramePictures(held.photo, coarse, residual)
+        self._frames[frame_idx] = replace(self._frames[frame_idx], coarse=coarse, residual=residual)
+
+    def add_photo(self, frame_idx: int, image: Image) -> None:
+        """Take the photo of a frame: [h, w, 3] uint8 RGB at any size."""
+        self._frames[frame_idx] = replace(self._frames[frame_idx], photo=self._photo(image))
 
     def add_frame(
         self,
@@ -138,7 +149,7 @@ class PictureCollector:
         found: Mapping[int, BoolMask],
         portraits_of: Collection[int] = (),
     ) -> None:
-        """Take the photo of a frame and the objects on it.
+        """Take the objects on a frame, and its photo if that has not come before.
 
         Args:
             frame_idx: which frame.
@@ -148,19 +159,11 @@ class PictureCollector:
         """
         for object_id, mask in found.items():
             runs = self._sampler.runs(mask)
-            self._spent += len(runs)
-            self._spent_on_masks += len(runs)
             self._masks.setdefault(object_id, {})[frame_idx] = runs
             if image is not None and object_id in portraits_of:
-                portrait = _portrait(image, mask, object_colour(object_id))
-                self._portraits[object_id] = portrait
-                self._spent += len(portrait)
-        if image is not None:
-            held = self._frames[frame_idx]
-            photo = self._photo(image)
-            self._spent += len(photo)
-            self._frames[frame_idx] = FramePictures(photo, held.coarse, held.residual)
-        self._photos_done += 1
+                self._portraits[object_id] = _portrait(image, mask, object_colour(object_id))
+        if image is not None and not self.has_photo(frame_idx):
+            self.add_photo(frame_idx, image)
 
     def collected(self) -> Pictures:
         """All of it."""
@@ -173,30 +176,32 @@ class PictureCollector:
             residual_top=self._residual_top or None,
         )
 
+    @property
+    def _photo_allowance(self) -> float:
+        """Characters."""
+        return self._budget * _PHOTOS_SHARE / max(1, len(self._frames))
+
     def _size_of_photos(self) -> Size:
-        """As large as the budget allows, at the best quality, with room for the masks."""
+        """As large as the budget allows at the best quality."""
         height, width = self._size
-        share = self._budget * (1 - _MASKS_SHARE) / max(1, len(self._frames))
-        shrink = math.sqrt(share / _CHARACTERS_PER_PIXEL / (height * width))
+        shrink = math.sqrt(self._photo_allowance / _CHARACTERS_PER_PIXEL / (height * width))
         longest = int(max(height, width) * shrink)
         return _fitted(self._size, min(_LONGEST_SIDE, max(_SHORTEST_LONG_SIDE, longest)))
 
     def _photo(self, image: Image) -> str:
-        """The photo at the best quality that its share of the rest of the budget pays for."""
-        left = max(1, len(self._frames) - self._photos_done)
-        # Frames to come are taken to hold as many masks as those so far.
-        masks_to_come = self._spent_on_masks / (self._photos_done + 1) * (left - 1)
-        allowance = (self._budget - self._spent - masks_to_come) / left
+        """The photo at the best quality that its share of the budget pays for."""
         small = _resized(image, _fitted((image.shape[0], image.shape[1]), max(self._photo_size)))
-        # Frames of a sequence are alike: what the last one needed is not tried in vain again.
-        encoded = ""
-        for step in range(max(0, self._last_step - 1), len(_STEPS)):
-            self._last_step = step
-            quality, scale = _STEPS[step]
+        encoded, affordable = "", math.inf
+        for step in _STEPS:
+            quality, scale, characters = step
+            # What steps give is known well enough not to try them all.
+            if characters > affordable and step is not _STEPS[-1]:
+                continue
             size = _fitted((small.shape[0], small.shape[1]), round(scale * max(small.shape)))
             encoded = _webp(_resized(small, size), quality)
-            if len(encoded) <= allowance:
+            if len(encoded) <= self._photo_allowance:
                 break
+            affordable = characters * self._photo_allowance / len(encoded)
         return encoded
 
 

@@ -134,6 +134,26 @@ def test_even_noise_keeps_to_a_budget() -> None:
     assert min(sizes) > 0.2 * max(sizes)  # the last frames do not pay for the first
 
 
+def test_the_order_of_frames_changes_nothing() -> None:
+    photos, masks = [textured(90, 160) for _ in range(6)], {1: blob(90, 160, 1)}
+    residual = np.linspace(0, 0.8, 90 * 160, dtype=np.float32).reshape(90, 160)
+
+    def collected(order: list[int], *, photos_first: bool) -> Pictures:
+        collector = PictureCollector(6, 90, 160, num_masks=6, budget=60_000)
+        for frame_idx in order:
+            if photos_first:
+                collector.add_photo(frame_idx, photos[frame_idx])
+                assert collector.has_photo(frame_idx)
+            collector.add_prompt(frame_idx, FramePrompt(masks[1], residual))
+        for frame_idx in range(6):
+            collector.add_frame(frame_idx, photos[frame_idx], masks)
+        return collector.collected()
+
+    assert collected([0, 1, 2, 3, 4, 5], photos_first=False) == collected(
+        [3, 0, 5, 4, 2, 1], photos_first=True
+    )
+
+
 def test_a_thousand_objects_get_a_coarser_grid() -> None:
     few, many = PictureCollector(300, 1080, 1920), PictureCollector(300, 1080, 1920)
     few.expect_masks(300)
