@@ -1,7 +1,7 @@
 """What SAM2 remembers, as explicit values: features of frames and memories of objects.
 
-A frame's features depend on the frame alone; a conditioning memory depends on the frame and on
-the pixels of the mask alone. Both caches use exactly that as their key, so nothing is computed
+A frame's features depend on the frame alone; conditioning memories depend on the frame and on
+the pixels of the masks alone. Both caches use exactly that as their key, so nothing is computed
 twice as long as the cache is large enough, and a value that was evicted is simply computed again.
 
 The passes of a refine walk to the end, back, and to the end again, and look at neighbours on the
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -301,20 +301,27 @@ class FrameFeatureCache:
 
 
 @dataclass(frozen=True)
-class ObjectMemory:
-    """What SAM2 remembers of one object on one frame (sam2_base.py:track_step)."""
+class FrameMemory:
+    """What SAM2 remembers of objects on one frame (sam2_base.py:track_step), a row for each."""
 
-    features: Tensor  # [1, mem_dim, h, w] bfloat16, as the official predictor stores it
-    object_pointer: Tensor | None = None  # [1, C]; None as long as nothing has asked for it
+    features: Tensor  # [G, mem_dim, h, w] bfloat16, as the official predictor stores it
+    object_pointers: Tensor | None = None  # [G, C]; None as long as nothing has asked for them
 
     @property
     def num_bytes(self) -> int:
-        pointer = 0 if self.object_pointer is None else self.object_pointer.nbytes
-        return self.features.nbytes + pointer
+        pointers = 0 if self.object_pointers is None else self.object_pointers.nbytes
+        return self.features.nbytes + pointers
+
+
+_GivenMasks = tuple[int, tuple[Rle, ...]]  # frame_idx, all masks given there
 
 
 class MemoryBank:
-    """Conditioning memories by (frame, mask content), shared by all passes and all objects.
+    """Conditioning memories by (frame, contents of all masks given there), shared by all passes and
+    all objects.
+
+    The masks of a frame are encoded together, and only together: then a memory is the same to the
+    bit whenever it is encoded anew.
 
     The caller owns it: the tracker puts memories in and takes them out, and nothing else changes
     them. Two objects with the same pixels on the same frame share one memory.
@@ -332,12 +339,12 @@ class MemoryBank:
 
     def __init__(self, budget_bytes: int | None = None, kept_starts: int = 4) -> None:
         budget = default_cache_bytes() if budget_bytes is None else budget_bytes
-        self._cache: LruCache[tuple[int, Rle], ObjectMemory] = LruCache(
+        self._cache: LruCache[_GivenMasks, FrameMemory] = LruCache(
             budget, lambda memory: memory.num_bytes
         )
         self._kept_starts = kept_starts
         self._start = 0
-        self._used_in: dict[tuple[int, Rle], int] = {}  # the last start that used it
+        self._used_in: dict[_GivenMasks, int] = {}  # the last start that used it
         self.positions: Tensor | None = None
         """[1, mem_dim, h, w] position encoding of every memory alike; None before the first."""
 
@@ -360,15 +367,15 @@ class MemoryBank:
         self._used_in.clear()
         return was_used
 
-    def get(self, frame_idx: int, mask: Rle) -> ObjectMemory | None:
-        memory = self._cache.get((frame_idx, mask))
+    def get(self, frame_idx: int, masks: tuple[Rle, ...]) -> FrameMemory | None:
+        memory = self._cache.get((frame_idx, masks))
         if memory is not None:
-            self._used_in[frame_idx, mask] = self._start
+            self._used_in[frame_idx, masks] = self._start
         return memory
 
-    def put(self, frame_idx: int, mask: Rle, memory: ObjectMemory) -> None:
-        self._cache.put((frame_idx, mask), memory)
-        self._used_in[frame_idx, mask] = self._start
+    def put(self, frame_idx: int, masks: tuple[Rle, ...], memory: FrameMemory) -> None:
+        self._cache.put((frame_idx, masks), memory)
+        self._used_in[frame_idx, masks] = self._start
 
 
 @dataclass(frozen=True)
@@ -378,15 +385,6 @@ class BatchedMemory:
     features: Tensor  # [B, mem_dim, h, w]
     positions: Tensor  # [1, mem_dim, h, w]
     object_pointers: Tensor | None = None  # [B, C]
-
-    @staticmethod
-    def stack(
-        memories: Sequence[ObjectMemory], positions: Tensor, dtype: torch.dtype
-    ) -> BatchedMemory:
-        """Without the object pointers, which not every use of a memory needs."""
-        return BatchedMemory(
-            torch.cat([memory.features for memory in memories]).to(dtype), positions
-        )
 
     def part(self, slots: slice) -> BatchedMemory:
         """The memories of some of the objects."""

@@ -10,7 +10,7 @@ rounding of batched arithmetic (`sam/official.py` is what the tests compare with
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,14 +21,15 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from t3dgs_masks.masks import decode
+from t3dgs_masks.sam import snapshots
 from t3dgs_masks.sam.attention import LeanMemoryAttention
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import (
     BatchedMemory,
     FrameFeatureCache,
+    FrameMemory,
     LruCache,
     MemoryBank,
-    ObjectMemory,
     default_device_cache_bytes,
 )
 from t3dgs_masks.sam.out_of_memory import with_relief
@@ -91,8 +92,24 @@ class _Batch:
         )
 
 
+@dataclass
+class _Running:
+    """A propagation, between two frames."""
+
+    batches: list[_Batch]
+    reverse: bool
+    frame_idx: int | None = None
+    """The frame that was reached last."""
+    outputs: list[dict[str, Tensor]] | None = None
+    """What the network said there, per batch; None once memories were made of it."""
+
+
 class Sam2Tracker:
-    """`Tracker` over any SAM2 model.
+    """`ResumableTracker` over any SAM2 model.
+
+    What goes through the network together decides how its sums are rounded. Here that follows from
+    the conditioning masks alone and not from what the caches hold, so that a propagation which is
+    started anew in another process gives the same bits.
 
     Args:
         model: a SAM2 model in eval mode.
@@ -123,9 +140,13 @@ class Sam2Tracker:
         )
         # object_id -> frame_idx -> mask, in the order they were given
         self._conditioning: dict[int, dict[int, Rle]] = {}
+        # Of the propagation that was started last
+        self._groups: dict[int, tuple[Rle, ...]] = {}  # frame_idx -> all masks given there
+        self._running: _Running | None = None
 
     def forget(self) -> None:
         self._conditioning = {}
+        self._running = None
 
     def condition(self, frame_idx: int, object_id: int, mask: Rle) -> None:
         self._conditioning.setdefault(object_id, {})[frame_idx] = mask
@@ -147,17 +168,68 @@ class Sam2Tracker:
         if not batches:
             return
         with_relief(lambda: self._encode_conditioning(batches), self._freeing_once())
-        last = 0 if reverse else len(self._features.frames) - 1
-        step = -1 if reverse else 1
-        for frame_idx in range(start_frame_idx, last + step, step):
-            batches, outputs = self._track_all(batches, frame_idx, reverse=reverse)
-            yield _merge_batches(frame_idx, batches, outputs)
-            if frame_idx == last:
-                return
-            for batch, output in zip(batches, outputs, strict=True):
-                remember = partial(self._remember, batch, frame_idx, output)
-                with_relief(remember, self._freeing_once())
-                self._drop_unreachable(batch, frame_idx, reverse=reverse)
+        yield from self._steps(_Running(batches, reverse), start_frame_idx)
+
+    def snapshot(self) -> bytes | None:
+        """All that the running propagation goes by, apart from what it was conditioned on: what
+        SAM2 still reads of the frames that it has passed. None if none is running."""
+        running = self._running
+        if running is None or running.frame_idx is None:
+            return None
+        self._remember(running)
+        return snapshots.pack(
+            running.frame_idx,
+            [
+                snapshots.BatchSnapshot(batch.object_ids, batch.propagated)
+                for batch in running.batches
+            ],
+            features_reach=(self._model.num_maskmem - 1)
+            * self._model.memory_temporal_stride_for_eval,
+        )
+
+    def resume(self, snapshot: bytes, *, reverse: bool = False) -> Iterator[TrackedFrame]:
+        """Go on after the frame of a snapshot, to the bit as the propagation would have, instead of
+        `propagate`; conditioned as then.
+
+        Raises:
+            ValueError: it is no snapshot, or one of other objects.
+        """
+        batches = self._group_by_layout()
+        if not batches:
+            raise ValueError("nothing to track was given")
+        with_relief(lambda: self._encode_conditioning(batches), self._freeing_once())
+        positions = self._bank.positions
+        assert positions is not None  # there is at least one memory
+        frame_idx, saved = snapshots.unpack(snapshot, positions, self._memory_dtype())
+        if [one.object_ids for one in saved] != [batch.object_ids for batch in batches]:
+            raise ValueError("a snapshot of other objects")
+        for batch, one in zip(batches, saved, strict=True):
+            batch.propagated = dict(one.propagated)
+        frames = self._features.frames
+        steps = self._steps(_Running(batches, reverse), frame_idx + (-1 if reverse else 1))
+        return (logits.thresholded(frames.height, frames.width) for logits in steps)
+
+    def _steps(self, running: _Running, first: int) -> Iterator[TrackedLogits]:
+        self._running = running
+        last = 0 if running.reverse else len(self._features.frames) - 1
+        step = -1 if running.reverse else 1
+        for frame_idx in range(first, last + step, step):
+            self._remember(running)
+            running.batches, running.outputs = self._track_all(
+                running.batches, frame_idx, reverse=running.reverse
+            )
+            running.frame_idx = frame_idx
+            yield _merge_batches(frame_idx, running.batches, running.outputs)
+
+    def _remember(self, running: _Running) -> None:
+        """Make memories of the frame that a propagation reached last, if that was not done."""
+        outputs, running.outputs = running.outputs, None
+        if outputs is None or running.frame_idx is None:
+            return
+        for batch, output in zip(running.batches, outputs, strict=True):
+            remember = partial(self._remember_batch, batch, running.frame_idx, output)
+            with_relief(remember, self._freeing_once())
+            self._drop_unreachable(batch, running.frame_idx, reverse=running.reverse)
 
     def _track_all(
         self, batches: list[_Batch], frame_idx: int, *, reverse: bool
@@ -215,35 +287,36 @@ class Sam2Tracker:
     def _encode_conditioning(self, batches: list[_Batch]) -> None:
         """Fill every batch's conditioning memories, encoding those that the bank lacks."""
         self._bank.begin_start()
-        wanted: dict[int, dict[Rle, ObjectMemory | None]] = {}
+        groups: dict[int, dict[Rle, None]] = {}
         for batch in batches:
             for frame_idx, masks in batch.conditioning_masks.items():
-                known = wanted.setdefault(frame_idx, {})
-                known.update({mask: self._bank.get(frame_idx, mask) for mask in masks})
-        found: dict[tuple[int, Rle], ObjectMemory] = {}
-        for frame_idx, memories in wanted.items():
-            missing = [mask for mask, memory in memories.items() if memory is None]
-            encoded = dict(zip(missing, self._encode_masks(frame_idx, missing), strict=True))
-            for mask, memory in memories.items():
-                # Held here too: the bank may evict one memory while the next is put in.
-                found[frame_idx, mask] = memory if memory is not None else encoded[mask]
-        positions = self._bank.positions
-        assert positions is not None  # every batch has at least one conditioning memory
+                groups.setdefault(frame_idx, {}).update(dict.fromkeys(masks))
+        self._groups = {frame_idx: tuple(masks) for frame_idx, masks in groups.items()}
         dtype = self._memory_dtype()
-        for batch in batches:
-            for frame_idx, masks in batch.conditioning_masks.items():
-                batch.conditioning[frame_idx] = BatchedMemory.stack(
-                    [found[frame_idx, mask] for mask in masks], positions, dtype
-                )
+        for frame_idx, group in self._groups.items():
+            memory = self._bank.get(frame_idx, group) or self._encode_masks(frame_idx, group)
+            positions = self._bank.positions
+            assert positions is not None  # there is at least this memory
+            for batch in batches:
+                if frame_idx in batch.conditioning_masks:
+                    rows = self._rows(batch, frame_idx)
+                    batch.conditioning[frame_idx] = BatchedMemory(
+                        memory.features[rows].to(dtype), positions
+                    )
+        for batch in batches:  # in the order in which they were given, which is that of attention
+            batch.conditioning = {t: batch.conditioning[t] for t in batch.conditioning_masks}
+
+    def _rows(self, batch: _Batch, frame_idx: int) -> list[int]:
+        """Where the masks of a batch are among all those of a conditioning frame."""
+        row_of = {mask: row for row, mask in enumerate(self._groups[frame_idx])}
+        return [row_of[mask] for mask in batch.conditioning_masks[frame_idx]]
 
     @torch.inference_mode()
-    def _encode_masks(self, frame_idx: int, masks: list[Rle]) -> list[ObjectMemory]:
-        """Memories of given masks on one frame, put into the bank.
+    def _encode_masks(self, frame_idx: int, masks: tuple[Rle, ...]) -> FrameMemory:
+        """Memory of all masks that are given on one frame, put into the bank.
 
         What sam2_video_predictor.py does in add_new_mask and propagate_in_video_preflight.
         """
-        if not masks:
-            return []
         model = self._model
         given = self._as_given(masks)
         features = self._features.batched(frame_idx, len(masks))
@@ -264,14 +337,9 @@ class Sam2Tracker:
                 is_mask_from_pts=True,
             )
         self._bank.positions = positions[-1][:1]
-        rounded = memory_features.to(torch.bfloat16)
-        memories = []
-        for slot, mask in enumerate(masks):
-            # Cloned: a view would keep the whole batch alive after the others are evicted.
-            memory = ObjectMemory(rounded[slot : slot + 1].clone())
-            self._bank.put(frame_idx, mask, memory)
-            memories.append(memory)
-        return memories
+        memory = FrameMemory(memory_features.to(torch.bfloat16))
+        self._bank.put(frame_idx, masks, memory)
+        return memory
 
     def _fill_in_pointers(self, batch: _Batch, frame_idx: int, *, reverse: bool) -> None:
         """Object pointers of those conditioning memories that a step at `frame_idx` reads.
@@ -286,33 +354,39 @@ class Sam2Tracker:
         for conditioning_idx, memory in batch.conditioning.items():
             is_past = conditioning_idx >= frame_idx if reverse else conditioning_idx <= frame_idx
             if memory.object_pointers is None and (is_past or not from_past_only):
-                pointers = self._pointers(
-                    conditioning_idx, batch.conditioning_masks[conditioning_idx]
-                )
+                pointers = self._pointers(conditioning_idx)[self._rows(batch, conditioning_idx)]
                 batch.conditioning[conditioning_idx] = replace(memory, object_pointers=pointers)
 
-    def _pointers(self, frame_idx: int, masks: list[Rle]) -> Tensor:
-        """[B, C] object pointers of given masks on one frame, from the bank or new."""
-        found: dict[Rle, Tensor] = {}
-        for mask in masks:
-            memory = self._bank.get(frame_idx, mask)
-            if memory is not None and memory.object_pointer is not None:
-                found[mask] = memory.object_pointer
-        missing = [mask for mask in dict.fromkeys(masks) if mask not in found]
-        if missing:
-            pointers = self._point_at(frame_idx, missing)
-            for slot, mask in enumerate(missing):
-                here = slice(slot, slot + 1)
-                found[mask] = pointers[here]
-                memory = self._bank.get(frame_idx, mask)
-                if memory is not None:
-                    memory = replace(memory, object_pointer=pointers[here].clone())
-                    self._bank.put(frame_idx, mask, memory)
-        return torch.cat([found[mask] for mask in masks])
+    def _pointers(self, frame_idx: int) -> Tensor:
+        """[G, C] object pointers of all masks given on one frame, from the bank or new."""
+        group = self._groups[frame_idx]
+        memory = self._bank.get(frame_idx, group)
+        if memory is not None and memory.object_pointers is not None:
+            return memory.object_pointers
+        pointers = self._point_at(frame_idx, group)
+        if memory is not None:
+            self._bank.put(frame_idx, group, replace(memory, object_pointers=pointers))
+        return pointers
+
+    def _point_at(self, frame_idx: int, masks: Sequence[Rle]) -> Tensor:
+        """[G, C] new object pointers, in parts where memory is short."""
+        parts = deque([masks])
+        done: list[Tensor] = []
+
+        def halve() -> bool:
+            part = parts.popleft()
+            middle = len(part) // 2
+            parts.extendleft((part[middle:], part[:middle]) if middle else (part,))
+            return middle > 0
+
+        while parts:
+            done.append(with_relief(lambda: self._point_at_once(frame_idx, parts[0]), halve))
+            parts.popleft()
+        return torch.cat(done)
 
     @torch.inference_mode()
-    def _point_at(self, frame_idx: int, masks: list[Rle]) -> Tensor:
-        """[B, C]: what sam2_video_predictor.py does in add_new_mask."""
+    def _point_at_once(self, frame_idx: int, masks: Sequence[Rle]) -> Tensor:
+        """[G, C]: what sam2_video_predictor.py does in add_new_mask."""
         features = self._features.batched(frame_idx, len(masks))
         with self._features.computing():
             output = self._model.track_step(
@@ -382,7 +456,7 @@ class Sam2Tracker:
             nullcontext() if self._attention is None else self._attention.in_place_in(self._model)
         )
 
-    def _as_given(self, masks: list[Rle]) -> dict[str, Tensor]:
+    def _as_given(self, masks: Sequence[Rle]) -> dict[str, Tensor]:
         """On a conditioning frame the output is the mask that was given
         (sam2_base.py:_use_mask_as_output: logits of -10 and +10)."""
         inputs = torch.cat([self._mask_input(mask) for mask in masks])
@@ -395,7 +469,7 @@ class Sam2Tracker:
         return {"pred_masks": low_res, "object_score_logits": appears * 20.0 - 10.0}
 
     @torch.inference_mode()
-    def _remember(self, batch: _Batch, frame_idx: int, output: dict[str, Tensor]) -> None:
+    def _remember_batch(self, batch: _Batch, frame_idx: int, output: dict[str, Tensor]) -> None:
         """Encode what was propagated to `frame_idx`, for the frames that follow."""
         if frame_idx in batch.conditioning_masks:
             return

@@ -18,9 +18,9 @@ from t3dgs_masks.masks import encode
 from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.memory import (
     FrameFeatureCache,
+    FrameMemory,
     LruCache,
     MemoryBank,
-    ObjectMemory,
     default_cache_bytes,
     default_device_cache_bytes,
     image_to_tensor,
@@ -143,17 +143,17 @@ def test_memories_are_found_by_frame_and_pixels():
     square, dot = np.zeros((2, 8, 8), bool)
     square[2:5, 2:5] = True
     dot[1, 1] = True
-    memory = ObjectMemory(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16), torch.zeros(1, 8))
+    memory = FrameMemory(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16), torch.zeros(1, 8))
     bank = MemoryBank()
-    bank.put(3, encode(square), memory)
-    assert bank.get(3, encode(square.copy())) is memory
-    assert bank.get(4, encode(square)) is None
-    assert bank.get(3, encode(dot)) is None
+    bank.put(3, (encode(square),), memory)
+    assert bank.get(3, (encode(square.copy()),)) is memory
+    assert bank.get(4, (encode(square),)) is None
+    assert bank.get(3, (encode(dot),)) is None
 
 
 def test_memories_that_starts_stop_using_are_dropped():
     mask = encode(np.ones((4, 4), bool))
-    memory = ObjectMemory(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16))
+    memory = FrameMemory(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16))
     bank = MemoryBank(kept_starts=2)
     for frame_idx in range(10):
         bank.begin_start()

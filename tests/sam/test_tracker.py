@@ -10,6 +10,7 @@ import torch
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 
 from t3dgs_masks.config import RefineConfig
+from t3dgs_masks.masks import encode
 from t3dgs_masks.refine import refine
 from t3dgs_masks.sam.counters import NetworkCounter
 from t3dgs_masks.sam.devices import Precision
@@ -279,3 +280,63 @@ def test_masks_are_at_frame_size_and_on_the_object(trained_sam2, sequence, cpu):
         truth = sequence.mask(1, slot)
         overlap = (tracked.mask & truth).sum() / (tracked.mask | truth).sum()
         assert overlap > 0.5
+
+
+# --- carried over into another process ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_propagation_goes_on_from_its_snapshot_to_the_bit(random_sam2, cpu, reverse, after):
+    """Two layouts of conditioning frames; more frames than SAM2 keeps memories of."""
+    sequence = blob_sequence(14, 3)
+    start = 11 if reverse else 2
+    given = [(start, 1), (start, 2), (start + 1 if reverse else start - 1, 1), (6, 3)]
+
+    def conditioned() -> Sam2Tracker:
+        tracker = Sam2Tracker(
+            random_sam2, FrameFeatureCache(random_sam2, sequence, cpu), cpu, MemoryBank()
+        )
+        for frame_idx, object_id in given:
+            mask = np.zeros((sequence.height, sequence.width), bool)
+            mask[4 : 9 + object_id, 3 * object_id : 12 + frame_idx] = True
+            tracker.condition(frame_idx, object_id, encode(mask))
+        return tracker
+
+    whole = conditioned()
+    running = whole.propagate(start, reverse=reverse)
+    for _ in range(after):
+        next(running)
+    snapshot = whole.snapshot()
+    assert snapshot is not None
+    expected = list(running)
+    resumed = list(conditioned().resume(snapshot, reverse=reverse))
+    assert [one.frame_idx for one in resumed] == [one.frame_idx for one in expected]
+    assert expected
+    for ours, theirs in zip(resumed, expected, strict=True):
+        for a, b in zip(ours.objects, theirs.objects, strict=True):
+            assert (a.object_id, a.object_score) == (b.object_id, b.object_score)
+            assert np.array_equal(a.mask, b.mask)
+
+
+def test_a_snapshot_that_does_not_fit_is_refused(random_sam2, cpu):
+    sequence = blob_sequence(4, 1)
+    tracker = Sam2Tracker(random_sam2, FrameFeatureCache(random_sam2, sequence, cpu), cpu)
+    assert tracker.snapshot() is None
+    mask = np.zeros((sequence.height, sequence.width), bool)
+    mask[3:9, 3:9] = True
+    with pytest.raises(ValueError, match="nothing to track"):
+        tracker.resume(b"")
+    tracker.condition(0, 1, encode(mask))
+    running = tracker.propagate(1)
+    next(running)
+    snapshot = tracker.snapshot()
+    assert snapshot is not None
+    for broken in (b"", b"no archive", snapshot[:-200]):
+        with pytest.raises(ValueError, match="no snapshot"):
+            tracker.resume(broken)
+    tracker.forget()
+    assert tracker.snapshot() is None
+    tracker.condition(0, 2, encode(mask))
+    with pytest.raises(ValueError, match="other objects"):
+        tracker.resume(snapshot)
