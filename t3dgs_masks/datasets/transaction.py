@@ -380,14 +380,31 @@ def _read_journal(path: Path) -> tuple[list[Change], list[str], list[str]]:
     try:
         content: Any = json.loads(path.read_bytes())
         changes = [
-            Change(str(item["path"]), item["before"], item["after"]) for item in content["changes"]
+            Change(_text(item["path"]), item["before"], item["after"])
+            for item in content["changes"]
         ]
-        return changes, list(content["made_folders"]), list(content["removed_folders"])
+        made, removed = (
+            [_text(path) for path in _list(content[key])]
+            for key in ("made_folders", "removed_folders")
+        )
+        return changes, made, removed
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{shown(path)} was damaged, so that an unfinished apply cannot be undone: look into"
             f" {shown(path.parent)} for the files of before"
         ) from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError("a path is not a usable text")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError("no list of paths")
+    return value
 
 
 def _sweep(state: Path) -> None:

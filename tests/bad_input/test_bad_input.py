@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.bad_input.rows_checkpoints import CHECKPOINTS
+from tests.bad_input.rows_commands import COMMANDS
 from tests.bad_input.rows_datasets import DATASETS
+from tests.bad_input.rows_flags import FLAGS
 from tests.bad_input.rows_frames import FRAMES
+from tests.bad_input.rows_memory import MEMORY
 from tests.bad_input.rows_places import PLACES
 from tests.bad_input.rows_prompts import PROMPTS
 from tests.bad_input.table import Row, run_row
 
-TABLES = (FRAMES, PLACES, PROMPTS, DATASETS, CHECKPOINTS)
+TABLES = (FRAMES, PLACES, PROMPTS, DATASETS, CHECKPOINTS, FLAGS, COMMANDS, MEMORY)
 ROWS = [row for table in TABLES for row in table.rows]
 
 
