@@ -58,8 +58,6 @@ def refine(scene: Scene, out: Path, *flags: str) -> dict:
     args = ["--video-path", scene.paths.images, "--prompt-dir", scene.paths.prompts]
     args += ["--sam2-checkpoint", "tiny-synthetic", "--result-dir", out, *flags]
     args += ["--no-overlay", "--no-html-report"]
-    if "--guard" not in flags:
-        args += ["--guard", "auto"]
     assert cli.main(["refine", *map(str, args)]) == 0
     return json.loads((out / "report.json").read_text())
 
