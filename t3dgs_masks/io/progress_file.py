@@ -254,7 +254,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         # Held exclusively, SQLite needs no memory shared between processes: network folders do.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("PRAGMA page_size = 1024")  # little is written per frame
+        database.execute("PRAGMA page_size = 512")  # little is written per frame
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
