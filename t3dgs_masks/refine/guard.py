@@ -62,7 +62,7 @@ _KNOWN_COVERAGE = 0.5
 _LIKE_FOUND = 0.8
 """A left-out component looks like the objects found if its residual comes this far from the static
 level to theirs. Ghosts come half or two thirds of the way."""
-_LEAST_FOUND = 0.7
+_LEAST_FOUND = 0.8
 """Where less than this share of what looks like the objects found is covered by them, the network
 does not follow the sequence, and left-out components only have to look more transient than not."""
 _LEAST_RADIUS = 0.015
