@@ -6,7 +6,8 @@ the image features from the tracker's cache, so its proposals cost no image enco
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from t3dgs_masks.config import ProposalConfig
+from t3dgs_masks.masks import decode, encode
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.out_of_memory import with_relief
-from t3dgs_masks.types import FrameSequence, Image, Proposal
+from t3dgs_masks.types import FrameSequence, Image, Proposal, Rle
 
 _MASKS_AT_FRAME_SIZE = 16
 _SMALL = ("logits", "iou_preds", "points")
@@ -110,6 +112,8 @@ class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
 
     def _generate_masks(self, image: Image) -> MaskData:
         data = super()._generate_masks(image)
+        # Only what is left of hundreds of masks gets the bulky form that the generator works with.
+        data["rles"] = [_uncompressed(rle) if isinstance(rle, Rle) else rle for rle in data["rles"]]
         if self.min_mask_region_area > 0:
             nms_thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
             data = self.postprocess_small_regions(data, self.min_mask_region_area, nms_thresh)
@@ -151,11 +155,28 @@ class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
         data = MaskData(masks=full, iou_preds=ious, points=points, stability_score=stability)
         if self.stability_score_thresh > 0:
             data.filter(stability >= self.stability_score_thresh)
-        data["masks"] = data["masks"] > self.mask_threshold
-        data["boxes"] = batched_mask_to_box(data["masks"])
-        data["rles"] = mask_to_rle_pytorch(data["masks"])
+        found = data["masks"] > self.mask_threshold
+        data["boxes"] = batched_mask_to_box(found)
+        data["rles"] = [encode(mask) for mask in found.cpu().numpy()]
         del data["masks"]
         return data
+
+
+def _uncompressed(rle: Rle) -> dict[str, Any]:
+    """Run lengths as lists of numbers, as SAM's generators have them."""
+    return mask_to_rle_pytorch(torch.from_numpy(decode(rle))[None])[0]
+
+
+@contextmanager
+def _without_scripting() -> Iterator[None]:
+    """While the block runs, nothing is compiled by TorchScript: SAM2 does that with image
+    transforms that cached features never need, in half a second."""
+    script = torch.jit.script
+    torch.jit.script = lambda module: module
+    try:
+        yield
+    finally:
+        torch.jit.script = script
 
 
 class Sam2Proposer:
@@ -177,12 +198,7 @@ class Sam2Proposer:
     ) -> None:
         self._features = features
         self._precision = precision
-        with warnings.catch_warnings():
-            # SAM2 scripts image transforms in there, which cached features never need.
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-            warnings.filterwarnings(
-                "ignore", "`torch.jit.script` is deprecated", DeprecationWarning
-            )
+        with _without_scripting():
             self._generator = _Sam2MaskGenerator(model, features, config)
 
     def propose(self, frame_idx: int, points_xy: NDArray[np.float32]) -> list[Proposal]:
