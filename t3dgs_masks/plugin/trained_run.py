@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
@@ -22,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import shown
 from t3dgs_masks.plugin.cpu import splatfacto_on, without_lpips
+from t3dgs_masks.plugin.run_config import read_run_config
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
     """Load the latest checkpoint of a run, and the dataset that it was trained on.
 
     Args:
-        config_path: its `config.yml`. nerfstudio writes Python objects into it, so that reading it
-            runs code: it has to be one's own.
+        config_path: its `config.yml`.
         data: the dataset, if it is no longer where the run had it.
         device: where model and images go.
 
@@ -68,12 +67,11 @@ def open_run(config_path: Path, data: Path | None, device: torch.device) -> Trai
 
 def _read_config(path: Path) -> TrainerConfig:
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)
+        config = read_run_config(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{shown(path)} is not a config.yml that can be read: {reason}") from error
+    except ValueError as error:
+        raise UserError(f"{shown(path)} is not a config.yml that can be read: {error}") from error
     if not isinstance(config, TrainerConfig):
         raise UserError(f"{shown(path)} is not the config.yml of a nerfstudio run")
     return config

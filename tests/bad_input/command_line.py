@@ -119,6 +119,7 @@ def _run(arguments: list[str], place: Path, circumstances: Circumstances) -> Non
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     os.chdir(place / "work")
     os.environ.update(HOME=str(place / "work"), TMPDIR=str(place / "work"))
+    os.environ.update(MPLCONFIGDIR=str(place))  # of a library of nerfstudio's
     os.environ.update(circumstances.environment)
     if circumstances.full_disk is not None:
         _mount(*circumstances.full_disk)

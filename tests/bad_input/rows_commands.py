@@ -151,7 +151,11 @@ def _(work: Path) -> Sequence[object]:
     return ("prompts", "--load-config", "config.yml", "--output-dir", "out")
 
 
-@row("a config.yml that calls code", r"config\.yml", check=lambda work, _: _not_executed(work))
+@row(
+    "a config.yml that calls code",
+    r"config\.yml is not .*: it asks for os\.mkdir, which was not called",
+    check=lambda work, _: _not_executed(work),
+)
 def _(work: Path) -> Sequence[object]:
     (work / "config.yml").write_text(f"!!python/object/apply:os.mkdir [{BAIT}]\n")
     return ("prompts", "--load-config", "config.yml", "--output-dir", "out")
