@@ -41,7 +41,7 @@ def exit_code_of(run: Callable[[], object], *, debug: bool) -> int:
                 run()
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        _say(f"interrupted: {stop or 'no result was written'}")
+        _say(f"interrupted: {str(stop) or 'no result was written'}")
         return TERMINATED_EXIT_CODE if isinstance(stop, _Terminated) else INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         # Whoever read our output has gone, and Python would complain again when it exits.

@@ -201,7 +201,8 @@ def _rewrite(
             for frame_idx, rle in record.segmentations.items():
                 found[frame_idx].append(rle)
     shares = []
-    with ResultFolder.open(result).begin(file.frames, file.height, file.width) as staged:
+    folder = ResultFolder.open(result)
+    with folder.held(), folder.begin(file.frames, file.height, file.width) as staged:
         for frame_idx, rles in enumerate(found):
             mask = _mask(rles, file, settings)
             shares.append(float(mask.pixels.mean()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -61,6 +62,24 @@ def remove_progress(out: Path) -> None:
     # The log first: without its database it is nothing, but a new database would take it up.
     for suffix in reversed(_SUFFIXES):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def copy_progress(source: Path, target: Path) -> None:
+    """Let the result folder `target` have the progress of `source`, if there is any: a run there
+    goes on with it if it is of the same identity.
+
+    Raises:
+        OSError: from the file system.
+    """
+    found = progress_path(source)
+    if not found.is_file():
+        return
+    progress_path(target).parent.mkdir(parents=True, exist_ok=True)
+    remove_progress(target)
+    # Memory that is shared between processes is made anew. The database comes last.
+    for name in (SNAPSHOT, *(PROGRESS + suffix for suffix in ("-journal", "-wal", ""))):
+        if found.with_name(name).is_file():
+            shutil.copyfile(found.with_name(name), progress_path(target).with_name(name))
 
 
 def read_identity(out: Path) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from t3dgs_masks.datasets.apply_masks import apply_masks
 from t3dgs_masks.datasets.geometry import scaled
 from t3dgs_masks.datasets.manifest import write_manifest
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.io.progress_file import copy_progress
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.checkpointing import save_whole_checkpoint
 from t3dgs_masks.plugin.model import REFINED_KEY, T3dgsSplatfactoModel
@@ -250,8 +251,9 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         CONSOLE.log(f"t3dgs-masks: refining masks (stage {stage}) before step {step}")
         save_whole_checkpoint(trainer, step - 1)  # a refine that is killed is redone from here
         folder = stage_folder(trainer.base_dir.absolute(), stage)
-        if folder.root.exists():
-            shutil.rmtree(folder.root)
+        if folder.prompts.exists():
+            shutil.rmtree(folder.prompts)
+        self._take_over_progress(trainer, folder, stage)
         model = self._model(trainer)
         with _untouched_random_state():
             frames = self._frames()
@@ -274,6 +276,16 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
             f"t3dgs-masks: stage {stage} done in {time.perf_counter() - begin:.0f} s; "
             f"{self._masked_share():.1%} of the training pixels are masked now"
         )
+
+    def _take_over_progress(self, trainer: Trainer, folder: StageFolder, stage: int) -> None:
+        """If training was resumed from a run that was killed in this refine, go on with that: the
+        prompts are rendered anew, and if they have become the same, nothing else is redone."""
+        config = trainer.config
+        loaded = config.load_dir or (config.load_checkpoint and config.load_checkpoint.parent)
+        if loaded is None or folder.refined.exists():
+            return
+        with suppress(OSError):
+            copy_progress(stage_folder(loaded.absolute().parent, stage).refined, folder.refined)
 
     def _use(self, refined: RefinedMasks) -> None:
         self._refined = refined
