@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -273,3 +278,43 @@ def test_a_second_run_on_the_same_folder_is_refused(refine, undisturbed, tmp_pat
         assert "Traceback" not in refused.err
     assert not (tmp_path / "out").exists()
     assert refine().code == 0
+
+
+# --- signals, in a process of its own -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_signal_stops_it_at_once_and_says_how_to_go_on(
+    inputs, undisturbed, refine, tmp_path, number, code
+):
+    out = tmp_path / "out"
+    start = "import sys; from t3dgs_masks.cli import entry_point; entry_point()"
+    command = [sys.executable, "-c", start, "refine", "--video-path", inputs.frames]
+    command += ["--prompt-dir", inputs.prompts, "--result-dir", out]
+    with subprocess.Popen(
+        [*map(str, command), "--sam2-checkpoint", "tiny-synthetic"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        while "forward pass" not in said:
+            said = process.stderr.readline()
+        while not (out / ".state" / "progress.sqlite").exists():
+            time.sleep(0.005)
+        time.sleep(0.3)  # for a frame to be saved
+        begin = time.monotonic()
+        process.send_signal(number)
+        while line := process.stderr.readline():
+            said, stopped = said + line, time.monotonic()
+    assert stopped - begin < 2.0
+    assert process.returncode == code
+    assert said.splitlines()[-1] == "interrupted: the same command goes on where this run stopped"
+    assert "Traceback" not in said
+    assert sorted(path.name for path in (out / ".state").iterdir()) == ["progress.sqlite"]
+    assert "continuing a" in refine().err
+    assert result(out) == undisturbed
