@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,37 @@ def call(
     )
 
 
+def call_installed(
+    arguments: Sequence[str], place: Path, circumstances: Circumstances | None = None
+) -> Outcome:
+    """The same with the program that is installed beside this Python."""
+    assert circumstances is None
+    program = Path(sys.executable).with_name("t3dgs-masks")
+    with (place / "stdout").open("wb") as out, (place / "stderr").open("wb") as err:
+        work = place / "work"
+        finished = subprocess.run(
+            [program, *arguments],
+            cwd=work,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **_environment(place)},
+            timeout=_SECONDS_PER_CALL,
+            check=False,
+        )
+    return Outcome(
+        finished.returncode, (place / "stdout").read_text(), (place / "stderr").read_text(), {}
+    )
+
+
+def _environment(place: Path) -> dict[str, str]:
+    """Whatever a call leaves anywhere else shows in the folder it runs in, but for the caches of
+    two libraries."""
+    work = str(place / "work")
+    caches = {"MPLCONFIGDIR": str(place), "TORCHINDUCTOR_CACHE_DIR": str(place)}
+    return {"HOME": work, "TMPDIR": work, **caches}
+
+
 def snapshot(root: Path) -> dict[str, str]:
     """Everything below `root`: path -> kind, mode and content (and for files when it was written).
 
@@ -118,8 +150,7 @@ def _run(arguments: list[str], place: Path, circumstances: Circumstances) -> Non
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     os.chdir(place / "work")
-    os.environ.update(HOME=str(place / "work"), TMPDIR=str(place / "work"))
-    os.environ.update(MPLCONFIGDIR=str(place))  # of a library of nerfstudio's
+    os.environ.update(_environment(place))
     os.environ.update(circumstances.environment)
     if circumstances.full_disk is not None:
         _mount(*circumstances.full_disk)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def room_for(most: int) -> None:
     """The mask decoder runs out of memory above so many prompts at once."""
@@ -10,7 +12,7 @@ def room_for(most: int) -> None:
 
     decode = MaskDecoder.forward
 
-    def weighed(self: MaskDecoder, *args: torch.Tensor, **kwargs: torch.Tensor) -> object:
+    def weighed(self: MaskDecoder, *args: Any, **kwargs: Any) -> object:
         if len(kwargs["sparse_prompt_embeddings"]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return decode(self, *args, **kwargs)

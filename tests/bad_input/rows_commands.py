@@ -169,8 +169,8 @@ def _not_executed(work: Path) -> None:
 def _(work: Path) -> Sequence[object]:
     save(work / "frames/images/a.png", white(box(0)))
     text = (
-        '{"program": "t3dgs_masks", "version": 1, "root": "/", "kind": "folder", "frames": [{"name":'
-        ' "b", "source": "b.png", "split": null, "camera": null, "undistorted": null}]}'
+        '{"program": "t3dgs_masks", "version": 1, "root": "/", "kind": "folder", "frames": ['
+        '{"name": "b", "source": "b.png", "split": null, "camera": null, "undistorted": null}]}'
     )
     (work / "frames/manifest.json").write_text(text)
     return ("refine", "--video-path", "frames", "--result-dir", "out")

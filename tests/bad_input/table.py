@@ -11,6 +11,7 @@ from typing import Any
 from tests.bad_input.command_line import Circumstances, Outcome, call, snapshot
 
 Arrange = Callable[[Path], Sequence[object]]
+Call = Callable[[Sequence[str], Path, Circumstances | None], Outcome]
 Check = Callable[[Path, Outcome], None]
 
 # What a run may say before it fails: notices, and the stages it went through.
@@ -67,7 +68,7 @@ class Table:
         return self.row(name, says, code=0, **more)
 
 
-def run_row(row: Row, place: Path) -> None:
+def run_row(row: Row, place: Path, call: Call = call) -> None:
     """Arrange a row in `place / "work"`, call the command line, and check what came of it."""
     work = place / "work"
     work.mkdir(mode=0o755)

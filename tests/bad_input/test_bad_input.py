@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bad_input.command_line import call_installed
 from tests.bad_input.rows_checkpoints import CHECKPOINTS
 from tests.bad_input.rows_commands import COMMANDS
 from tests.bad_input.rows_datasets import DATASETS
@@ -44,6 +45,13 @@ def place() -> Iterator[Path]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_row(row: Row, place: Path) -> None:
     run_row(row, place)
+
+
+@pytest.mark.parametrize(
+    "name", ["an unknown flag", "an image of zero bytes", "a pose of NaN", "a revert of nothing"]
+)
+def test_row_of_the_installed_program(name: str, place: Path) -> None:
+    run_row(next(row for row in ROWS if row.name == name), place, call_installed)
 
 
 def test_the_table_is_long_enough() -> None:
