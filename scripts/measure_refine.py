@@ -19,9 +19,12 @@ import numpy as np
 import tyro
 from PIL import Image as PilImage
 
-from t3dgs_masks.config import DemoSettings
+from t3dgs_masks.config import DemoSettings, RefineConfig, RefineSettings
 from t3dgs_masks.demo_job import run_demo
+from t3dgs_masks.evaluate import transient_scores
 from t3dgs_masks.masks import iou
+from t3dgs_masks.refine_job import run_refine
+from t3dgs_masks.synthetic.dataset import DatasetPaths
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Measure:
     """Path, or a name of `t3dgs-masks models list`."""
     compare_official: bool = False
     """Refine with the official predictor too, and compare the masks frame by frame."""
+    without_final_pass: bool = False
+    """Refine with --no-final-pass too."""
     threads: int | None = None
     """CPU threads. Default: all cores."""
     output_dir: Path | None = None
@@ -59,6 +64,8 @@ class Row:
     recall: float
     image_encodings_per_frame: float
     seconds: float
+    iou_without_final_pass: float | None = None
+    seconds_without_final_pass: float | None = None
     official_lowest_iou: float | None = None  # over frames, between the trackers' static areas
     official_seconds: float | None = None
     official_image_encodings_per_frame: float | None = None
@@ -85,6 +92,8 @@ def measure(settings: Measure, seed: int, root: Path) -> Row:
         image_encodings_per_frame=outcome.image_encodings_per_frame,
         seconds=_report(ours)["running_time"],
     )
+    if settings.without_final_pass:
+        row = replace(row, **_without_final_pass(demo))
     if not settings.compare_official:
         return row
     run_demo(replace(demo, output_dir=root / "official", tracker="official"))
@@ -95,6 +104,31 @@ def measure(settings: Measure, seed: int, root: Path) -> Row:
         official_seconds=_report(theirs)["running_time"],
         official_image_encodings_per_frame=_report(theirs)["image_encodings_per_frame"],
     )
+
+
+def _without_final_pass(demo: DemoSettings) -> dict[str, float]:
+    """Fields of `Row`."""
+    paths = DatasetPaths(demo.output_dir / f"seed_{demo.seed}" / "capture")
+    result_dir = demo.output_dir / f"seed_{demo.seed}" / "masks_without_final_pass"
+    run_refine(
+        RefineSettings(
+            video_path=paths.images,
+            prompt_dir=paths.prompts,
+            result_dir=result_dir,
+            sam2_checkpoint=demo.sam2_checkpoint,
+            threads=demo.threads,
+            algorithm=RefineConfig(final_pass=False),
+        )
+    )
+    refined = [
+        np.asarray(PilImage.open(result_dir / "binary_masks" / image.name)) == 0
+        for image in sorted(paths.images.iterdir())
+    ]
+    truth = [np.asarray(PilImage.open(path)) > 0 for path in sorted(paths.ground_truth.iterdir())]
+    return {
+        "iou_without_final_pass": transient_scores(zip(refined, truth, strict=True)).iou,
+        "seconds_without_final_pass": _report(result_dir)["running_time"],
+    }
 
 
 def _report(result_dir: Path) -> dict[str, float]:
@@ -122,6 +156,11 @@ def main(settings: Measure) -> None:
             f"{row.precision:>9.3f}  {row.recall:>6.3f}  "
             f"{row.image_encodings_per_frame:>15.2f}  {row.seconds:>7.1f}"
         )
+        if row.iou_without_final_pass is not None:
+            line += (
+                f"   without final pass: IoU {row.iou_without_final_pass:.3f}, "
+                f"{row.seconds_without_final_pass:.1f} s"
+            )
         if row.official_lowest_iou is not None:
             line += (
                 f"   official: lowest IoU with ours {row.official_lowest_iou:.4f}, "
@@ -133,6 +172,9 @@ def main(settings: Measure) -> None:
         f"mean  {np.mean([r.coarse_iou for r in rows]):>10.3f}  "
         f"{np.mean([r.refined_iou for r in rows]):>11.3f}"
     )
+    if settings.without_final_pass:
+        shorter = [r.iou_without_final_pass for r in rows if r.iou_without_final_pass is not None]
+        lines.append(f"mean without final pass: {np.mean(shorter):.3f}")
     sys.stdout.write("\n".join(lines) + "\n")
     if settings.json is not None:
         settings.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
