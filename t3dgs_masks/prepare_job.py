@@ -98,6 +98,6 @@ def _write(image: Image, target: Path) -> None:
 
 
 def _failed(error: OSError, file: Path, target: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"cannot write {shown(target.name)}: the disk is full; free some space")
     return UserError(f"cannot copy {shown(file)}: {error.strerror or error}")

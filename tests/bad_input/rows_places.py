@@ -151,7 +151,7 @@ def _(work: Path) -> Sequence[object]:
 
 @row(
     "a full disk under the result",
-    r"the disk is full; free some space",
+    r"the disk is full; free some space|disk I/O error",
     circumstances=disk(8192),
     may_change=PROGRESS,
 )
@@ -162,7 +162,7 @@ def _(work: Path) -> Sequence[object]:
 
 @row(
     "a full disk under the result's video",
-    r"the disk is full|No space left|cannot write",
+    r"the disk is full|No space left|File too large|cannot write",
     circumstances=disk(16384),
     may_change=PROGRESS,
 )
@@ -181,7 +181,7 @@ def _noise(seed: int):
 
 @row(
     "a full disk under prepare",
-    r"the disk is full; free some space|No space left",
+    r"the disk is full; free some space|(No space left|File too large)",
     circumstances=disk(8192),
 )
 def _(work: Path) -> Sequence[object]:
@@ -192,7 +192,7 @@ def _(work: Path) -> Sequence[object]:
 
 @row(
     "a full disk under prepare, scaled",
-    r"the disk is full; free some space|No space left",
+    r"the disk is full; free some space|(No space left|File too large)",
     circumstances=disk(8192),
 )
 def _(work: Path) -> Sequence[object]:
@@ -201,20 +201,28 @@ def _(work: Path) -> Sequence[object]:
     return (*PREPARE, "--output-dir", "full/out", "--resolution", 200)
 
 
-@row("a full disk under the demo", r"full|No space left", circumstances=disk(65536))
+@row(
+    "a full disk under the demo",
+    r"the disk is full|No space left|too large",
+    circumstances=disk(65536),
+)
 def _(work: Path) -> Sequence[object]:
     return ("demo", "--output-dir", "full/demo", "--num-frames", 2)
 
 
-@row("a full disk under an export", r"full|No space left", circumstances=disk(4096))
+@row(
+    "a full disk under an export",
+    r"the disk is full|No space left|too large",
+    circumstances=disk(4096),
+)
 def _(work: Path) -> Sequence[object]:
-    write_result(work / "out", [f"{index}" for index in range(20)])
-    return ("export", "out", "--to", "t3dgs", "--dest", "full/masks")
+    write_result(work / "out", [f"{index}" for index in range(80)])
+    return ("export", "out", "--to", "coco", "--dest", "full/masks")
 
 
 @row(
     "scores that do not fit on the disk",
-    r"cannot write full/scores\.json: No space left",
+    r"cannot write full/scores\.json: (No space left|File too large)",
     circumstances=disk(4096),
 )
 def _(work: Path) -> Sequence[object]:
