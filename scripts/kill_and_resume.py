@@ -270,6 +270,7 @@ class Refines:
             else:
                 self.row.kills += 1
                 self._look()
+                print(f"refine: {self.row}", file=sys.stderr, flush=True)
         assert ended(self._start(False), never, self._log)
         self._compare()
         return self.row
@@ -371,6 +372,7 @@ def kill_applies(root: Path, capture: Path, masks: Path, kills: Kills) -> Row:
             row.kills += 1
             assert ended(Forked(apply, log), never, log)
             row.resumed += "cut short" in log.read_text()
+            print(f"apply: {row}", file=sys.stderr, flush=True)
         row.completed += 1
         for found, expected in ((applied, None), (before, revert)):
             if expected is not None:
@@ -423,6 +425,7 @@ class Trainings:
                     break
                 self.row.kills += 1
                 self.row.cut_short += 1
+                print(f"training: {self.row}", file=sys.stderr, flush=True)
                 progress = self._stage(name) / "refined/.state/progress.sqlite"
                 if progress.is_file():
                     self.row.redone += redone_frames(progress)
