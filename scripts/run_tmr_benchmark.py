@@ -49,7 +49,8 @@ ARMS = {"unmasked": "no masks", "coarse": "coarse masks", "refined": "refined ma
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
 
 _SPLIT_FILE = "split.json"
-_LISTS = {"train": "train_list.txt", "eval": "test_list.txt"}
+_LISTS = {"train": ("train_list.txt",), "eval": ("test_list.txt", "val_list.txt")}
+"""Of a COLMAP project. nerfstudio asks for both lists of evaluation views."""
 _PREFIXES = {"train": "clutter", "eval": "extra"}
 _OUR_FOLDER = ".t3dgs_masks"
 _GIVEN_MASKS = shlex.split(
@@ -451,6 +452,8 @@ def link_dataset(scene: Scene, target: Path) -> None:
         _split_by_positions(target)
     elif scene.split == "prefixes":
         _split_by_prefixes(target)
+    elif (target / _LISTS["eval"][0]).is_file() and not (target / _LISTS["eval"][1]).exists():
+        shutil.copyfile(target / _LISTS["eval"][0], target / _LISTS["eval"][1])
     dataset = open_dataset(target)
     if dataset is None:
         raise UserError(f"{scene.data} is neither a nerfstudio dataset nor a COLMAP project")
@@ -498,8 +501,9 @@ def _split_by_prefixes(data: Path) -> None:
         return
     for split, sources in chosen.items():
         names = [PurePosixPath(source).relative_to(IMAGES_FOLDER).as_posix() for source in sources]
-        (data / _LISTS[split]).unlink(missing_ok=True)
-        (data / _LISTS[split]).write_text("\n".join([*names, ""]))
+        for name in _LISTS[split]:
+            (data / name).unlink(missing_ok=True)
+            (data / name).write_text("\n".join([*names, ""]))
 
 
 def _write_split(data: Path, transforms: dict[str, Any], chosen: Mapping[str, list[str]]) -> None:

@@ -7,16 +7,20 @@ import json
 import signal
 import subprocess
 import sys
+from itertools import repeat
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pycolmap
 import pytest
+from PIL import Image as PilImage
 
 from t3dgs_masks.datasets.apply_masks import apply_masks
 from t3dgs_masks.datasets.opening import open_dataset
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.splat_demo_job import SMALL_SCENE_FLAGS
-from t3dgs_masks.synthetic.capture import CaptureSpec, make_capture
+from t3dgs_masks.synthetic.capture import Capture, CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import half_trained_prompts
 from t3dgs_masks.synthetic.dataset import write_nerfstudio
 from tests.datasets.posed_scenes import write_colmap_scene, write_nerfstudio_scene
@@ -42,10 +46,10 @@ benchmark = load()
 # --- all of it ------------------------------------------------------------------------------------
 
 
-def write_stand_ins(root: Path) -> Path:
-    """Two scenes of 64x48, one laid out as NeRF On-the-go is; returns the file of scenes."""
-    for name, seed in (("hall", 1), ("yard", 2)):
-        spec = CaptureSpec(
+def capture_of(seed: int) -> Capture:
+    """12 frames of 64x48 with two walkers."""
+    return make_capture(
+        CaptureSpec(
             seed=seed,
             num_frames=12,
             height=48,
@@ -54,22 +58,60 @@ def write_stand_ins(root: Path) -> Path:
             num_eval_views=3,
             num_seed_points=800,
         )
-        capture = make_capture(spec)
-        write_nerfstudio(capture, half_trained_prompts(capture, seed=seed), root / name)
-    transforms = json.loads((root / "yard" / "transforms.json").read_text())
+    )
+
+
+def write_like_on_the_go(root: Path) -> None:
+    """transforms.json, and a split.json that says which frames are for what."""
+    capture = capture_of(seed=1)
+    write_nerfstudio(capture, half_trained_prompts(capture, seed=1), root)
+    transforms = json.loads((root / "transforms.json").read_text())
     names = sorted(Path(frame["file_path"]).name for frame in transforms["frames"])
     train, evaluation = (
         [names.index(Path(name).name) for name in transforms.pop(f"{split}_filenames")]
         for split in ("train", "val")
     )
     del transforms["test_filenames"]
-    (root / "yard" / "transforms.json").write_text(json.dumps(transforms))
+    (root / "transforms.json").write_text(json.dumps(transforms))
     split = {"clutter": train, "extra": evaluation, "clean": []}
-    (root / "yard" / "split.json").write_text(json.dumps(split))
+    (root / "split.json").write_text(json.dumps(split))
+
+
+def write_like_robustnerf(root: Path) -> None:
+    """A COLMAP project whose image names say which are for what."""
+    capture = capture_of(seed=2)
+    model = pycolmap.Reconstruction()
+    lens = capture.intrinsics
+    params = [lens.fl_x, lens.fl_y, lens.cx, lens.cy]
+    camera = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=params, camera_id=1)
+    model.add_camera_with_trivial_rig(camera)
+    views = [
+        *zip(repeat("clutter"), capture.frames, capture.camera_to_worlds),
+        *zip(repeat("extra"), capture.eval_frames, capture.eval_camera_to_worlds),
+    ]
+    (root / "images").mkdir(parents=True)
+    for number, (kind, pixels, pose) in enumerate(views, start=1):
+        name = f"{kind}_{number:03d}.png"
+        PilImage.fromarray(pixels).save(root / "images" / name)
+        camera_to_world = np.array(pose, dtype=float)
+        camera_to_world[:3, 1:3] *= -1  # OpenGL's axes to OpenCV's
+        world_to_camera = np.linalg.inv(camera_to_world)[:3]
+        image = pycolmap.Image(name=name, camera_id=1, image_id=number)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(world_to_camera))
+    for xyz, rgb in zip(capture.seed_points_xyz, capture.seed_points_rgb, strict=True):
+        model.add_point3D(xyz.astype(float), pycolmap.Track(), rgb)
+    (root / "sparse" / "0").mkdir(parents=True)
+    model.write_binary(root / "sparse" / "0")
+
+
+def write_stand_ins(root: Path) -> Path:
+    """Two scenes, laid out as those of papers are; returns the file of scenes."""
+    write_like_on_the_go(root / "hall")
+    write_like_robustnerf(root / "yard")
     scenes = root / "scenes.yaml"
     scenes.write_text(
-        "dataset: Stand-ins\nget: they are generated\ndefaults: {downscale: 1}\n"
-        "scenes:\n  hall: {path: hall}\n  yard: {path: yard, split: split.json}\n"
+        "dataset: Stand-ins\nget: they are generated\ndefaults: {downscale: 1}\nscenes:\n"
+        "  hall: {path: hall, split: split.json}\n  yard: {path: yard, split: prefixes}\n"
     )
     return scenes
 
@@ -350,8 +392,19 @@ def test_clutter_is_for_training_and_extra_for_evaluation(tmp_path):
     source = write_colmap_scene(tmp_path / "source", names)
     benchmark.link_dataset(scene(source, "prefixes"), tmp_path / "linked")
     assert (tmp_path / "linked" / "train_list.txt").read_text() == "clutter_1.png\nclutter_2.png\n"
-    assert (tmp_path / "linked" / "test_list.txt").read_text() == "extra_1.png\nextra_2.png\n"
+    for name in ("test_list.txt", "val_list.txt"):  # nerfstudio asks for both
+        assert (tmp_path / "linked" / name).read_text() == "extra_1.png\nextra_2.png\n"
     assert not (source / "train_list.txt").exists()
+
+
+def test_lists_of_the_dataset_itself(tmp_path):
+    source = write_colmap_scene(tmp_path / "source", ["a.png", "b.png"])
+    (source / "train_list.txt").write_text("a.png\n")
+    (source / "test_list.txt").write_text("b.png\n")
+    benchmark.link_dataset(scene(source, "own"), tmp_path / "linked")
+    assert splits(tmp_path / "linked") == {"a": "train", "b": "eval"}
+    assert (tmp_path / "linked" / "val_list.txt").read_text() == "b.png\n"
+    assert not (source / "val_list.txt").exists()
 
 
 @pytest.mark.parametrize("split", ["own", "prefixes", "split.json"])
