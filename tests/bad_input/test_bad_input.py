@@ -9,11 +9,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.bad_input.command_line import call_installed
+from tests.bad_input.command_line import call, call_installed
 from tests.bad_input.rows_checkpoints import CHECKPOINTS
 from tests.bad_input.rows_commands import COMMANDS
 from tests.bad_input.rows_datasets import DATASETS
@@ -22,14 +24,14 @@ from tests.bad_input.rows_frames import FRAMES
 from tests.bad_input.rows_memory import MEMORY
 from tests.bad_input.rows_places import PLACES
 from tests.bad_input.rows_prompts import PROMPTS
-from tests.bad_input.table import Row, run_row
+from tests.bad_input.table import Call, Row, run_row
 
 TABLES = (FRAMES, PLACES, PROMPTS, DATASETS, CHECKPOINTS, FLAGS, COMMANDS, MEMORY)
 ROWS = [row for table in TABLES for row in table.rows]
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
+@contextmanager
+def a_place() -> Iterator[Path]:
     """A folder that every user may enter (pytest's own are for one user alone)."""
     folder = Path(tempfile.mkdtemp(prefix="t3dgs_masks_"))
     folder.chmod(0o777)
@@ -42,16 +44,31 @@ def place() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def run(row: Row, call: Call = call) -> None:
+    with a_place() as place:
+        run_row(row, place, call)
+
+
+@pytest.fixture(scope="module")
+def begun(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+    """All rows that are going to be looked at, two at a time; by name."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    rows = [call.params["row"] for call in calls if call is not None and "row" in call.params]
+    with ThreadPoolExecutor(2) as pool:
+        yield {row.name: pool.submit(run, row) for row in rows if isinstance(row, Row)}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_row(row: Row, place: Path) -> None:
-    run_row(row, place)
+def test_row(row: Row, begun: dict[str, Future[None]]) -> None:
+    begun[row.name].result()
 
 
 @pytest.mark.parametrize(
     "name", ["an unknown flag", "an image of zero bytes", "a pose of NaN", "a revert of nothing"]
 )
-def test_row_of_the_installed_program(name: str, place: Path) -> None:
-    run_row(next(row for row in ROWS if row.name == name), place, call_installed)
+def test_row_of_the_installed_program(name: str) -> None:
+    run(next(row for row in ROWS if row.name == name), call_installed)
 
 
 def test_the_table_is_long_enough() -> None:
