@@ -130,7 +130,8 @@ class Prompts(PromptsSettings):
         check_coarse(self.coarse)
         if not self.load_config.is_file():
             raise UserError(
-                f"there is no file {self.load_config}: --load-config names a config.yml"
+                f"cannot read {self.load_config}: there is no such file; --load-config names a"
+                " config.yml"
             )
         from t3dgs_masks.plugin.prompts_job import run_prompts
 
