@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,8 +14,8 @@ from t3dgs_masks.plugin.run_config import read_run_config
 
 @pytest.mark.parametrize("method", ["splatfacto", "splatfacto-big", "ours"])
 def test_what_nerfstudio_writes_is_read(method: str) -> None:
-    config = t3dgs_splatfacto.config if method == "ours" else method_configs[method]
-    config = copy.deepcopy(config)
+    original = t3dgs_splatfacto.config if method == "ours" else method_configs[method]
+    config: Any = copy.deepcopy(original)
     config.data = Path("somewhere")
     assert read_run_config(yaml.dump(config)) == config
 
