@@ -37,6 +37,7 @@ from t3dgs_masks.datasets.geometry import scaled
 from t3dgs_masks.datasets.manifest import write_manifest
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.progress_file import copy_progress
+from t3dgs_masks.io.publish import MARKER, STATE
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.plugin.checkpointing import save_whole_checkpoint
 from t3dgs_masks.plugin.model import REFINED_KEY, T3dgsSplatfactoModel
@@ -251,8 +252,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         CONSOLE.log(f"t3dgs-masks: refining masks (stage {stage}) before step {step}")
         save_whole_checkpoint(trainer, step - 1)  # a refine that is killed is redone from here
         folder = stage_folder(trainer.base_dir.absolute(), stage)
-        if folder.prompts.exists():
-            shutil.rmtree(folder.prompts)
+        _remove_leftovers(folder)
         self._take_over_progress(trainer, folder, stage)
         model = self._model(trainer)
         with _untouched_random_state():
@@ -385,6 +385,19 @@ def _untouched_random_state() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def _remove_leftovers(folder: StageFolder) -> None:
+    """Drop what a killed stage left, but for what a refine can go on with: its progress, or its
+    whole result."""
+    refined = list(folder.refined.iterdir()) if folder.refined.is_dir() else []
+    is_whole = any(path.name == MARKER for path in refined)
+    unusable = [] if is_whole else [path for path in refined if path.name != STATE]
+    for path in (folder.prompts, *unusable):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _free_device_memory() -> None:
