@@ -38,7 +38,7 @@ class RefineConfig:
     """Fill holes of up to this many pixels in every tracked mask. 0 leaves masks as they are."""
     final_pass: bool = True
     """Look at every frame once more from its neighbours on both sides. --no-final-pass leaves that
-    out: about half of the time for slightly other masks (see the README)."""
+    out: a third less time for slightly other masks (see the README)."""
     seed: int = 0
     """Seed of the random point prompts."""
     guard: Literal["auto", "off"] = "auto"
