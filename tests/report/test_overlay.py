@@ -232,3 +232,20 @@ def test_tint_is_the_rounded_mix_of_both_colours():
     mixed = image[mask] * (1 - overlay._TINT) + np.array((230, 159, 0)) * overlay._TINT
     assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
     assert np.array_equal(drawn[~mask], image[~mask])
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    room = cv2.resize(rng.integers(60, 200, (6, 8, 3), np.uint8), (64, 48))
+    frames = [
+        np.clip(np.roll(room, 2 * shift, 1) + rng.normal(0, 3, room.shape), 0, 255).astype(np.uint8)
+        for shift in range(10)
+    ]
+    videos = set()
+    for attempt in range(12):
+        path = tmp_path / f"{attempt}.mp4"
+        with OverlayWriter(path, 10, 48, 64) as writer:
+            for frame in frames:
+                writer.push(frame)
+        videos.add(path.read_bytes())
+    assert len(videos) == 1
