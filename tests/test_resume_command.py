@@ -163,7 +163,7 @@ def test_interrupted_again_and_again(refine, interrupt_after, undisturbed, tmp_p
     ("args", "said"),
     [
         (["--seed", 3], r"different: --seed \(was 0, is 3\)$"),
-        (["--memory-size", 3, "--guard", "auto"], r"--memory-size \(was 10, is 3\); --guard"),
+        (["--memory-size", 3, "--guard", "off"], r"--memory-size \(was 10, is 3\); --guard"),
         (["--resolution", 64], r"--resolution \(was not given, is 64\)"),
     ],
 )
@@ -299,6 +299,8 @@ def test_a_signal_stops_it_at_once_and_says_how_to_go_on(
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Programs that a script starts in the background ignore Ctrl-C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         said = ""
@@ -311,7 +313,7 @@ def test_a_signal_stops_it_at_once_and_says_how_to_go_on(
         process.send_signal(number)
         while line := process.stderr.readline():
             said, stopped = said + line, time.monotonic()
-    assert stopped - begin < 2.0
+    assert stopped - begin < 5.0  # a second or two, where nothing else runs
     assert process.returncode == code
     assert said.splitlines()[-1] == "interrupted: the same command goes on where this run stopped"
     assert "Traceback" not in said

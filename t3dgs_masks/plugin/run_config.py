@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import yaml
@@ -11,12 +12,27 @@ _TRUSTED = ("nerfstudio.", "t3dgs_masks.", "torch.optim.", "pathlib.")
 """Where the classes are that nerfstudio and this package put into their runs' settings."""
 _TRUSTED_FUNCTIONS = frozenset({"_operator.getitem"})
 """How classes with parameters are written: `DataManager[Dataset]`."""
+_GETATTR = "builtins.getattr"
+"""How some releases of Python write members of enumerations: `getattr(EventName, "ETA")`."""
+
+
+def _member(kind: Any, name: Any) -> Any:
+    """A member of an enumeration, and nothing else that `getattr` could give.
+
+    Raises:
+        ConstructorError: it is something else.
+    """
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind[name]
+    raise ConstructorError(None, None, f"it asks for {_GETATTR}, which was not called")
 
 
 class _Loader(yaml.UnsafeLoader):
     """Makes objects of trusted classes alone."""
 
     def find_python_name(self, name: str, mark: Any, unsafe: bool = True) -> Any:
+        if name == _GETATTR:
+            return _member
         is_function = name in _TRUSTED_FUNCTIONS
         if not (is_function or name.startswith(_TRUSTED)):
             raise ConstructorError(None, None, f"it asks for {name}, which was not called", mark)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from nerfstudio.configs.method_configs import method_configs
+from nerfstudio.utils.writer import EventName
 
 from t3dgs_masks.plugin.method import t3dgs_splatfacto
 from t3dgs_masks.plugin.run_config import read_run_config
@@ -20,9 +21,19 @@ def test_what_nerfstudio_writes_is_read(method: str) -> None:
     assert read_run_config(yaml.dump(config)) == config
 
 
+def test_members_of_enumerations_are_read_however_they_are_written() -> None:
+    text = "!!python/object/apply:builtins.getattr [!!python/name:{}.EventName '', {}]"
+    module = EventName.__module__
+    assert read_run_config(text.format(module, "ETA")) is EventName.ETA
+    for name in ("__class__", "mro", "NO_SUCH"):
+        with pytest.raises(ValueError, match="it asks for"):
+            read_run_config(text.format(module, name))
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "!!python/object/apply:builtins.getattr [!!python/name:pathlib.Path '', rmdir]",
         "!!python/object/apply:os.mkdir [{bait}]",
         "!!python/object/apply:builtins.open [{bait}, w]",
         "!!python/object/new:pathlib.Path {{args: [{bait}], state: !!python/name:os.mkdir }}",

@@ -172,7 +172,12 @@ def test_ctrl_c_leaves_the_terminal_sane() -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     program = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=theirs, stderr=theirs, env=environment
+        [sys.executable, "-c", SCRIPT],
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        # Programs that a script starts in the background ignore Ctrl-C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     try:
