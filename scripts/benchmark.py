@@ -96,6 +96,8 @@ class Benchmark:
     """Only so many frames' features fit into the cache. Default: what `refine` does by itself."""
     overlay: bool = True
     """Write overlay.mp4."""
+    html_report: bool = True
+    """Write report.html."""
     device: str = "auto"
     """auto, cuda, cuda:<number>, mps or cpu."""
     threads: int | None = None
@@ -381,6 +383,7 @@ def run_case(
             tracker=case.tracker,
             algorithm=RefineConfig(max_conditioning_frames=settings.conditioning),
             overlay=settings.overlay,
+            html_report=settings.html_report,
             device=settings.device,
             threads=settings.threads,
             feature_cache_gb=cache_gb,
