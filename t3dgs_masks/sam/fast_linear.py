@@ -60,7 +60,14 @@ class FastLinears:
 @cache
 def is_available() -> bool:
     """Whether this PyTorch can do it: the operator is one of those that its compiler emits."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        one = torch.ones(1, 1)
+        torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "")
+    except (AttributeError, RuntimeError):  # not known, or not for this processor
+        return False
+    return True
 
 
 def _is_plain(layer: nn.Module) -> bool:
