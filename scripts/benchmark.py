@@ -48,11 +48,13 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from t3dgs_masks import bits
 from t3dgs_masks.config import RefineConfig, RefineSettings
 from t3dgs_masks.refine_job import Networks, run_refine
 from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.model_configs import build_predictor, find_config, parse_model_section
 from t3dgs_masks.types import (
+    BitMask,
     BoolMask,
     Proposal,
     Proposer,
@@ -194,6 +196,9 @@ class Discs:
         cv2.circle(canvas, (x, y), round(self.radius) + grown_px, (1,), -1)
         return canvas.astype(bool)
 
+    def packed(self, frame_idx: int, slot: int, grown_px: int = 0) -> BitMask:
+        return bits.pack(self.mask(frame_idx, slot, grown_px))
+
     def write(self, root: Path, num_frames: int) -> None:
         """Frames to root/frames, coarse masks and residuals to root/prompts."""
         rng = np.random.default_rng(0)
@@ -278,7 +283,7 @@ class DiscTracker:
                 tuple(
                     TrackedObject(
                         found.object_id,
-                        self._discs.mask(tracked.frame_idx, found.object_id - 1, grown_px),
+                        self._discs.packed(tracked.frame_idx, found.object_id - 1, grown_px),
                         10.0,
                     )
                     for found in tracked.objects

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from t3dgs_masks.bits import columns_first, run_pixels
 from t3dgs_masks.types import BoolMask, Rle
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -41,6 +42,12 @@ def coverage(mask: BoolMask, region: BoolMask) -> float:
     """Share of `mask` that lies inside `region`, both [H, W] bool; 0 if `mask` is empty."""
     area = np.count_nonzero(mask)
     return np.count_nonzero(mask & region) / area if area else 0.0
+
+
+def bounding_box(mask: BoolMask) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a (non-empty) [H, W] bool mask."""
+    left, top, width, height = cv2.boundingRect(columns_first(mask))  # of the transposed
+    return slice(left, left + width), slice(top, top + height)
 
 
 def dilate(mask: BoolMask, iterations: int) -> BoolMask:
@@ -106,13 +113,17 @@ def drop_small(mask: BoolMask, min_area: int) -> BoolMask:
 def encode(mask: BoolMask) -> Rle:
     """[H, W] bool -> `Rle`."""
     height, width = mask.shape
-    encoded: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    encoded: Any = coco.encode(columns_first(mask).T)
     return Rle(height, width, bytes(encoded["counts"]))
 
 
 def decode(rle: Rle) -> BoolMask:
-    """`Rle` -> [H, W] bool."""
-    return coco.decode(_as_coco(rle)).astype(bool)
+    """`Rle` -> [H, W] bool, columns first in memory.
+
+    Raises:
+        ValueError: it is no encoding of a mask of its size.
+    """
+    return run_pixels(rle).view(np.bool_).reshape(rle.width, rle.height).T
 
 
 def area(rle: Rle) -> int:
@@ -124,15 +135,6 @@ def union(rles: Sequence[Rle]) -> Rle:
     """Pixels that are True in any of `rles`; at least one, all of one size."""
     merged: Any = coco.merge([_as_coco(rle) for rle in rles], intersect=False)
     return Rle(rles[0].height, rles[0].width, bytes(merged["counts"]))
-
-
-def pairwise_iou(rles: Sequence[Rle]) -> NDArray[np.float64]:
-    """[K, K] IoU of every pair; 0 where both are empty."""
-    if not rles:
-        return np.zeros((0, 0))
-    as_coco = [_as_coco(rle) for rle in rles]
-    overlaps = np.asarray(coco.iou(as_coco, as_coco, [0] * len(rles)), dtype=np.float64)
-    return np.nan_to_num(overlaps, nan=0.0)
 
 
 def _as_coco(rle: Rle) -> Any:  # pycocotools' own type for it exists only in its stubs

@@ -33,6 +33,41 @@ class Rle:
     counts: bytes
 
 
+@dataclass(frozen=True, eq=False)
+class BitMask:
+    """A binary mask while it is worked on, one bit a pixel (`t3dgs_masks.bits`)."""
+
+    height: int
+    width: int
+    words: NDArray[np.uint64]
+    """[ceil(height * width / 64)], pixels column after column, the first in the lowest bit; bits
+    beyond the last pixel are 0."""
+
+    def __and__(self, other: BitMask) -> BitMask:
+        """Pixels of both."""
+        return BitMask(self.height, self.width, self.words & other.words)
+
+    def __or__(self, other: BitMask) -> BitMask:
+        """Pixels of either."""
+        return BitMask(self.height, self.width, self.words | other.words)
+
+    def __sub__(self, other: BitMask) -> BitMask:
+        """Pixels of this one that are not of the other."""
+        return BitMask(self.height, self.width, self.words & ~other.words)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BitMask):
+            return NotImplemented
+        same_size = (self.height, self.width) == (other.height, other.width)
+        return same_size and np.array_equal(self.words, other.words)
+
+    __hash__ = None  # type: ignore[assignment]  # `Rle` is what masks are looked up by
+
+    def any(self) -> bool:
+        """Whether any pixel is True."""
+        return bool(self.words.any())
+
+
 @dataclass(frozen=True)
 class FramePrompt:
     """What a splat training run says about one frame."""
@@ -56,7 +91,7 @@ class TrackedObject:
     """One object on the frame the tracker has just reached."""
 
     object_id: int
-    mask: BoolMask  # [H, W] bool, logit > 0; may be empty
+    mask: BitMask  # True = object, logit > 0; may be empty
     object_score: float  # logit; below 0 the network believes the object is not in the frame
 
 

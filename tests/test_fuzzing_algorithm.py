@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from t3dgs_masks import masks
 from t3dgs_masks.io.prompts import match_names
-from t3dgs_masks.refine import MaskletSet, TransienceScorer, judge
+from t3dgs_masks.refine import MaskFigures, MaskletSet, TransienceScorer, judge
 from t3dgs_masks.types import BoolMask, FramePrompt, Rle
 
 FIXED = settings(max_examples=150, derandomize=True, database=None, deadline=None)
@@ -141,7 +141,7 @@ def test_scores_equal_the_formula(seen, coverage: float, threshold: float) -> No
             masklets.add(0, masks.encode(mask))
         else:
             masklets.set(frame_idx, 1, masks.encode(mask))
-        scorer.add_frame(masklets.at_frame(frame_idx), FramePrompt(coarse, residual))
+        scorer.add(1, MaskFigures.of(mask, FramePrompt(coarse, residual)))
     expected = slow_score(seen, coverage)
     score = scorer.score(1)
     assert score.value == pytest.approx(expected, abs=1e-6)
@@ -156,7 +156,7 @@ def test_the_order_of_frames_does_not_matter(seen, random) -> None:
     def score(order):
         scorer = TransienceScorer(0.5)
         for mask, coarse, residual in order:
-            scorer.add_frame({1: masks.encode(mask)}, FramePrompt(coarse, residual))
+            scorer.add(1, MaskFigures.of(mask, FramePrompt(coarse, residual)))
         return scorer.score(1)
 
     shuffled = list(seen)

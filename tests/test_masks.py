@@ -44,16 +44,14 @@ def test_iou_and_coverage(first, second, iou: float, coverage: float) -> None:
     assert masks.coverage(first, second) == pytest.approx(coverage)
 
 
-@given(stacks)
-def test_pairwise_iou_equals_dense_iou(stack) -> None:
-    overlaps = masks.pairwise_iou([masks.encode(mask) for mask in stack])
-    expected = [[masks.iou(a, b) for b in stack] for a in stack]
-    # Exactly: thresholds on the IoU are strict.
-    assert overlaps.tolist() == expected
-
-
-def test_pairwise_iou_of_nothing() -> None:
-    assert masks.pairwise_iou([]).shape == (0, 0)
+@given(any_mask.filter(np.any))
+def test_bounding_box_is_as_small_as_can_be(mask) -> None:
+    for laid_out in (mask, np.asfortranarray(mask)):
+        rows, columns = masks.bounding_box(laid_out)
+        inside = mask[rows, columns]
+        assert inside.sum() == mask.sum()
+        assert inside[[0, -1]].any(axis=1).all()
+        assert inside[:, [0, -1]].any(axis=0).all()
 
 
 # -- run-length encoding

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from t3dgs_masks import masks
-from t3dgs_masks.types import Rle
+from t3dgs_masks import bits
+from t3dgs_masks.types import BitMask
 
 
 class _UnionFind:
@@ -29,7 +30,7 @@ class _UnionFind:
         self._parent[high] = low
 
 
-def duplicate_groups(found: Mapping[int, Rle], merge_iou: float) -> list[list[int]]:
+def duplicate_groups(found: Mapping[int, BitMask], merge_iou: float) -> list[list[int]]:
     """Groups of objects that cover the same pixels on one frame (TMR, arXiv 2412.00155).
 
     Two objects belong together if their IoU is strictly above `merge_iou`; groups are the
@@ -43,11 +44,24 @@ def duplicate_groups(found: Mapping[int, Rle], merge_iou: float) -> list[list[in
         Groups of at least two ids, each ascending, in ascending order of their lowest id.
     """
     ids = list(found)
-    overlaps = masks.pairwise_iou(list(found.values()))
+    areas = np.array([bits.count(mask) for mask in found.values()], dtype=np.float64)
     sets = _UnionFind()
-    for first, second in np.argwhere(np.triu(overlaps > merge_iou, k=1)):
-        sets.join(ids[first], ids[second])
+    for i, j in _candidates(areas, merge_iou):
+        first, second = ids[i], ids[j]
+        common = bits.count(found[first] & found[second])
+        if common / (areas[i] + areas[j] - common) > merge_iou:
+            sets.join(first, second)
     groups: dict[int, list[int]] = {}
     for object_id in sorted(ids):
         groups.setdefault(sets.find(object_id), []).append(object_id)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _candidates(areas: NDArray[np.float64], merge_iou: float) -> NDArray[np.intp]:
+    """[P, 2] pairs of places in `areas` whose IoU could be above `merge_iou`: it is never above the
+    ratio of the two areas. Empty masks have no IoU with anything."""
+    larger = np.maximum.outer(areas, areas)
+    ratios = np.divide(
+        np.minimum.outer(areas, areas), larger, out=np.zeros_like(larger), where=larger > 0
+    )
+    return np.argwhere(np.triu(ratios > merge_iou, k=1))

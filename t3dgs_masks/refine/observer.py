@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
+
+from t3dgs_masks.refine.conclusion import FrameResult
 
 
 class Stage(str, Enum):
@@ -30,6 +33,24 @@ class RefineObserver(Protocol):
 
     def notice(self, text: str) -> None:
         """One line that the user should read; the result lists all of them too."""
+        ...
+
+
+class EarlyFrames(Protocol):
+    """Told about frames that the last pass has left, to make their outputs beside the network."""
+
+    def frame_left(self, frame_idx: int, look: Callable[[], FrameResult]) -> None:
+        """A frame will hardly change any more.
+
+        Args:
+            frame_idx: which one; each is named once.
+            look: says what the result on it will probably be. To be called once, from any thread,
+                and before `finish` returns.
+        """
+        ...
+
+    def finish(self) -> None:
+        """The last pass is over: return when every `look` has."""
         ...
 
 

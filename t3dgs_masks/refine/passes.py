@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from t3dgs_masks import masks
+from t3dgs_masks import bits, masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.refine.guard import Doubt, Guard
 from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.merge import duplicate_groups
 from t3dgs_masks.refine.observer import Stage
 from t3dgs_masks.refine.proposals import ProposalSearch
-from t3dgs_masks.types import BoolMask, ResumableTracker, Rle, TrackedFrame, Tracker
+from t3dgs_masks.types import BitMask, ResumableTracker, Rle, TrackedFrame, Tracker
 
 
 @dataclass
@@ -175,48 +175,61 @@ class Pass(ABC):
             for object_id, mask in self.masklets.at_frame(frame_idx).items():
                 self._tracker.condition(frame_idx, object_id, mask)
 
-    def _take(self, frame_idx: int) -> dict[int, Rle]:
-        """object_id -> mask of the next frame of the running propagation."""
+    def _held(self, frame_idx: int) -> dict[int, BitMask]:
+        """object_id -> what is stored on a frame."""
+        found = self.masklets.at_frame(frame_idx)
+        return {object_id: bits.decode(mask) for object_id, mask in found.items()}
+
+    def _take(self, frame_idx: int, held: Mapping[int, BitMask]) -> dict[int, BitMask]:
+        """object_id -> mask of the next frame of the running propagation, as far as it counts.
+
+        An empty mask says that the object is not there; from here on it is as if the tracker had
+        not named the object at all. The guard, if there is one, believes what it believes in the
+        light of what is `held` there already.
+        """
         assert self._live is not None
         tracked = next(self._live, None)
         if tracked is None or tracked.frame_idx != frame_idx:
             reached = "ended" if tracked is None else f"reached frame {tracked.frame_idx}"
             raise RuntimeError(f"the tracker {reached} where frame {frame_idx} was due")
-        return self._believed(tracked)
+        found = {}
+        for tracked_object in tracked.objects:
+            if not tracked_object.mask.any():
+                continue
+            object_id, mask = tracked_object.object_id, self._without_holes(tracked_object.mask)
+            believed = self._believed(frame_idx, object_id, mask, held.get(object_id))
+            if believed is not None:
+                found[object_id] = believed
+        return found
 
-    def _believed(self, tracked: TrackedFrame) -> dict[int, Rle]:
-        """What of a tracked frame counts: masks with any pixel, small holes filled if asked for,
-        as far as the guard (if there is one) believes them.
-
-        An empty mask says that the object is not there; from here on it is as if the tracker had
-        not named the object at all.
-        """
+    def _without_holes(self, mask: BitMask) -> BitMask:
         area = self._config.fill_hole_area
-        found = {
-            tracked_object.object_id: masks.fill_holes(tracked_object.mask, area)
-            for tracked_object in tracked.objects
-            if tracked_object.mask.any()
-        }
-        if self._guard is not None:
-            found = self._guarded(self._guard, tracked.frame_idx, found)
-        return {object_id: masks.encode(mask) for object_id, mask in found.items()}
+        return mask if area == 0 else bits.pack(masks.fill_holes(bits.unpack(mask), area))
 
-    def _guarded(
-        self, guard: Guard, frame_idx: int, found: Mapping[int, BoolMask]
-    ) -> dict[int, BoolMask]:
-        """object_id -> what the guard believes of the masks tracked to a frame."""
-        held = self.masklets.at_frame(frame_idx)
-        believed = {}
-        for object_id, mask in found.items():
-            known = masks.decode(held[object_id]) if object_id in held else None
-            part, reason = guard.believed(frame_idx, mask, known)
-            if reason is not None:
-                self.state.doubts.append(Doubt(frame_idx, object_id, reason, "passes"))
-            if part is not None:
-                believed[object_id] = part
+    def _believed(
+        self, frame_idx: int, object_id: int, mask: BitMask, held: BitMask | None
+    ) -> BitMask | None:
+        """What the guard believes of a mask tracked to a frame; None: nothing."""
+        if self._guard is None:
+            return mask
+        believed, reason = self._guard.believed(frame_idx, mask, held)
+        if reason is not None:
+            self.state.doubts.append(Doubt(frame_idx, object_id, reason, "passes"))
         return believed
 
-    def _merge(self, found: Mapping[int, Rle]) -> bool:
+    def _unite(
+        self, frame_idx: int, held: Mapping[int, BitMask], found: Mapping[int, BitMask]
+    ) -> dict[int, BitMask]:
+        """Store on a frame what was found beside what is held: object_id -> mask of all of it."""
+        united = dict(held)
+        for object_id, mask in found.items():
+            before = held.get(object_id)
+            united[object_id] = mask if before is None else mask | before
+            if united[object_id] != before:
+                self.masklets.set(frame_idx, object_id, bits.encode(united[object_id]))
+        return united
+
+    def _merge(self, found: Mapping[int, BitMask]) -> bool:
         """Merge the duplicates among one frame's masks on all frames; True if there were any."""
         groups = duplicate_groups(found, self._config.merge_iou)
         self.masklets.merge(groups)
@@ -227,8 +240,9 @@ class Pass(ABC):
 class _ContinuousPass(Pass):
     """A pass that takes frame after frame from one propagation until it has to be restarted."""
 
-    def _reach(self, frame_idx: int) -> dict[int, Rle] | None:
-        """object_id -> mask propagated to `frame_idx`; None if there is nothing to condition on."""
+    def _reach(self, frame_idx: int, held: Mapping[int, BitMask]) -> dict[int, BitMask] | None:
+        """object_id -> mask propagated to `frame_idx`, as far as it counts beside what is `held`
+        there; None if there is nothing to condition on."""
         if self.state.must_restart:
             if not self._start(frame_idx):
                 return None
@@ -237,7 +251,7 @@ class _ContinuousPass(Pass):
             self.state.counts.restarts += 1
         elif self._live is None:
             self._replay(frame_idx)
-        return self._take(frame_idx)
+        return self._take(frame_idx, held)
 
     def snapshot(self) -> Snapshot | None:
         if self._live is None or not isinstance(self._tracker, ResumableTracker):
@@ -313,9 +327,10 @@ class ForwardPass(_ContinuousPass):
         if len(self.masklets) == 0:
             self._add(frame_idx, self._search.before_seed(frame_idx))
             return
-        found = self._reach(frame_idx)
+        held = self._held(frame_idx)
+        found = self._reach(frame_idx, held)
         assert found is not None, "the seed frame, at least, holds masks"
-        self.masklets.unite(frame_idx, found)
+        self._unite(frame_idx, held, found)
         if self._merge(found):
             self.state.must_restart = True
         self._add(frame_idx, self._search.beside(frame_idx, self.masklets.at_frame(frame_idx)))
@@ -341,16 +356,16 @@ class BackwardPass(_ContinuousPass):
         return frames_after(self.masklets, frame_idx, self._last_frame, limit)
 
     def _process(self, frame_idx: int) -> None:
-        found = self._reach(frame_idx)
+        held = self._held(frame_idx)
+        found = self._reach(frame_idx, held)
         if found is None:
             return
         # An object that the forward pass put here and that did not come from behind, be it that
         # the tracker was not conditioned on it or that it lost it (an empty mask), has to be
         # conditioned on to be followed further back.
-        if self.masklets.at_frame(frame_idx).keys() - found.keys():
+        if held.keys() - found.keys():
             self.state.must_restart = True
-        self.masklets.unite(frame_idx, found)
-        if self._merge(self.masklets.at_frame(frame_idx)):
+        if self._merge(self._unite(frame_idx, held, found)):
             self.state.must_restart = True
 
 
@@ -374,7 +389,7 @@ class FinalPass(Pass):
         if not self._start(frame_idx):
             return
         self.state.counts.restarts += 1
-        found = self._take(frame_idx)
+        held = self._held(frame_idx)
+        found = self._take(frame_idx, held)
         self.close()
-        self.masklets.unite(frame_idx, found)
-        self._merge(self.masklets.at_frame(frame_idx))
+        self._merge(self._unite(frame_idx, held, found))

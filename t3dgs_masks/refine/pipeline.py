@@ -6,17 +6,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
-import numpy as np
-
-from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
-from t3dgs_masks.refine.guard import Guard, GuardOutcome
+from t3dgs_masks.refine.conclusion import Concluded, Conclusion, FrameResult
+from t3dgs_masks.refine.guard import Doubt, Guard
 from t3dgs_masks.refine.masklets import MaskletSet
-from t3dgs_masks.refine.observer import RefineObserver, SilentObserver, Stage
+from t3dgs_masks.refine.observer import EarlyFrames, RefineObserver, SilentObserver, Stage
 from t3dgs_masks.refine.ordering import ASSUMED_ORDERED, Ordering
 from t3dgs_masks.refine.passes import (
     BackwardPass,
@@ -28,7 +26,8 @@ from t3dgs_masks.refine.passes import (
 )
 from t3dgs_masks.refine.proposals import ProposalSearch
 from t3dgs_masks.refine.resume import PASSES, NoStore, Progress, ProgressKeeper, ProgressStore
-from t3dgs_masks.refine.scoring import TransienceScorer, Verdict, judge, keep_all
+from t3dgs_masks.refine.scoring import Verdict
+from t3dgs_masks.refine.settling import GuardOutcome
 from t3dgs_masks.types import PromptSource, Proposer, Tracker
 
 NOTHING_FOUND = (
@@ -65,15 +64,19 @@ class RefineResult:
         """Ids of the objects that make up the transient masks."""
         return frozenset(verdict.object_id for verdict in self.verdicts if verdict.kept)
 
-    def transient(self, frame_idx: int) -> TransientMask:
-        """Union of the kept objects on one frame; all False where there are none."""
+    def frame(self, frame_idx: int) -> FrameResult:
+        """One frame, object by object; nothing where the passes did not work on it."""
         if not 0 <= frame_idx < self.num_frames:
             raise IndexError(f"frame {frame_idx} of {self.num_frames}")
         found = self.masklets.at_frame(frame_idx)
-        kept = [mask for object_id, mask in found.items() if object_id in self.kept_ids]
-        if not kept:
-            return TransientMask(np.zeros((self.height, self.width), dtype=bool))
-        return TransientMask(masks.decode(masks.union(kept)))
+        return FrameResult(
+            kept={k: mask for k, mask in found.items() if k in self.kept_ids},
+            rejected={k: mask for k, mask in found.items() if k not in self.kept_ids},
+        )
+
+    def transient(self, frame_idx: int) -> TransientMask:
+        """Union of the kept objects on one frame; all False where there are none."""
+        return self.frame(frame_idx).transient(self.height, self.width)
 
 
 @dataclass
@@ -109,6 +112,7 @@ def refine(
     observer: RefineObserver | None = None,
     ordering: Ordering | None = None,
     store: ProgressStore | None = None,
+    early: EarlyFrames | None = None,
 ) -> RefineResult:
     """Find the transient objects of a sequence and follow them through it (TMR, arXiv 2412.00155).
 
@@ -125,6 +129,8 @@ def refine(
         ordering: whether the frames are a video, for the guard; None = they are.
         store: progress is saved there after every frame of every pass, and what an earlier run of
             the same settings and inputs saved there is not done again.
+        early: given every frame when the last pass has left it, to make the outputs of it beside
+            the network.
     """
     config = config or RefineConfig()
     _check(config, num_frames)
@@ -137,44 +143,44 @@ def refine(
     if keeper.is_broken:
         log.observer.notice("the saved progress makes no sense: this run begins at the first frame")
     masklets = progress.masklets
-    guard = None
+    guard, at_hand = None, prompts
     if prompts is not None and config.guard == "auto":
         guard = Guard(prompts, last_frame + 1, ordering or ASSUMED_ORDERED)
-        prompts = guard.prompts
-    search = ProposalSearch(height, width, prompts, proposer, config)
+        at_hand = guard.prompts
+    search = ProposalSearch(height, width, at_hand, proposer, config)
+    conclusion = Conclusion(masklets, prompts, config, last_frame + 1, guard)
     later_passes = (BackwardPass, FinalPass) if config.final_pass else (BackwardPass,)
     if progress.frames_done:
         log.observer.notice(_where(progress, [kind.stage for kind in later_passes], last_frame))
 
     state = progress.state_of(Stage.FORWARD)
     _run(ForwardPass(masklets, tracker, config, last_frame, search, state, guard), keeper, log)
-    if len(masklets) == 0:
-        verdicts = ()
-    else:
+    if len(masklets) > 0:
         for kind in later_passes:
             state = progress.state_of(kind.stage)
-            _run(kind(masklets, tracker, config, last_frame, state, guard), keeper, log)
-        verdicts = _filter(masklets, prompts, config, last_frame, log)
-    found = verdicts
-    outcome = None
-    if guard is not None:
-        begin = time.perf_counter()
-        doubts = [doubt for state in progress.passes.values() for doubt in state.doubts]
-        verdicts, outcome = guard.settle(masklets, verdicts, doubts)
-        log.seconds[Stage.FILTER] += time.perf_counter() - begin
-    if not any(verdict.kept for verdict in found):
+            current = kind(masklets, tracker, config, last_frame, state, guard)
+            watch = None
+            if early is not None and kind is later_passes[-1]:
+                watch = _EarlyWatch(masklets, conclusion, early)
+            _run(current, keeper, log, watch)
+        if early is not None:
+            early.finish()
+    doubts = [doubt for state in progress.passes.values() for doubt in state.doubts]
+    concluded = _conclude(conclusion, doubts, masklets, prompts, last_frame + 1, log)
+    if not any(verdict.kept for verdict in concluded.filtered):
+        outcome = concluded.guard
         fell_back = outcome is not None and outcome.coarse_object_id is not None
-        log.notice(_nothing_kept(found, prompts is not None, fell_back))
+        log.notice(_nothing_kept(concluded.filtered, prompts is not None, fell_back))
     return RefineResult(
         num_frames=num_frames,
         height=height,
         width=width,
         masklets=masklets,
-        verdicts=verdicts,
+        verdicts=concluded.verdicts,
         seconds=log.seconds,
         counts={stage: progress.passes.get(stage, PassState()).counts for stage in PASSES},
         notices=tuple(log.notices),
-        guard=outcome,
+        guard=concluded.guard,
         steps_replayed=progress.steps_replayed,
     )
 
@@ -206,10 +212,28 @@ def _where(progress: Progress, later_passes: Sequence[Stage], last_frame: int) -
     return "continuing after the last pass"
 
 
-def _run(current: Pass, keeper: ProgressKeeper, log: _Log) -> None:
+class _EarlyWatch:
+    """Hands over the frames that the last pass has left."""
+
+    def __init__(self, masklets: MaskletSet, conclusion: Conclusion, early: EarlyFrames) -> None:
+        self._masklets = masklets
+        self._conclusion = conclusion
+        self._early = early
+
+    def frame_left(self, frame_idx: int) -> None:
+        found = self._masklets.at_frame(frame_idx)
+        self._early.frame_left(frame_idx, partial(self._conclusion.preview, frame_idx, found))
+
+
+def _run(
+    current: Pass, keeper: ProgressKeeper, log: _Log, watch: _EarlyWatch | None = None
+) -> None:
     """Run a pass to its end, from wherever it stands."""
     stage, frames = current.stage, current.frames
     begun_at = current.state.frames_done
+    if watch is not None:
+        for frame_idx in frames[:begun_at]:  # by an earlier run
+            watch.frame_left(frame_idx)
     if begun_at == 0 or not current.finished:
         with log.stage(stage, len(frames) - begun_at):
             keeper.begin_pass(current)
@@ -217,36 +241,37 @@ def _run(current: Pass, keeper: ProgressKeeper, log: _Log) -> None:
                 while not current.finished:
                     frame_idx = current.step()
                     keeper.frame_done(current)
+                    if watch is not None:
+                        watch.frame_left(frame_idx)
                     log.observer.frame_done(stage, frame_idx, len(current.masklets))
             finally:
                 current.close()
     log.seconds[stage] = keeper.progress.seconds[stage]
 
 
-def _filter(
+def _conclude(
+    conclusion: Conclusion,
+    doubts: Sequence[Doubt],
     masklets: MaskletSet,
     prompts: PromptSource | None,
-    config: RefineConfig,
-    last_frame: int,
+    num_frames: int,
     log: _Log,
-) -> tuple[Verdict, ...]:
+) -> Concluded:
     if prompts is None:
-        return keep_all(masklets)
-    scorer = TransienceScorer(config.min_scoring_coverage)
-    with log.stage(Stage.FILTER, last_frame + 1):
-        for frame_idx in range(last_frame + 1):
-            if masklets.holds(frame_idx):
-                scorer.add_frame(masklets.at_frame(frame_idx), prompts[frame_idx])
-            log.observer.frame_done(Stage.FILTER, frame_idx, len(masklets))
-    verdicts = judge(
-        masklets,
-        scorer,
-        filter_threshold=config.filter_threshold,
-        min_scoring_coverage=config.min_scoring_coverage,
-    )
+        return conclusion.conclude(doubts)
+    if len(masklets) == 0:  # only the guard has anything to do
+        begin = time.perf_counter()
+        concluded = conclusion.conclude(doubts)
+        log.seconds[Stage.FILTER] = time.perf_counter() - begin
+        return concluded
+    num_objects = len(masklets)
+    with log.stage(Stage.FILTER, num_frames):
+        concluded = conclusion.conclude(
+            doubts, lambda t: log.observer.frame_done(Stage.FILTER, t, num_objects)
+        )
     if not prompts.has_residuals:
         log.notice("no residuals were given: objects are judged by the coarse masks alone")
-    return verdicts
+    return concluded
 
 
 def _nothing_kept(verdicts: tuple[Verdict, ...], promptable: bool, fell_back: bool) -> str:

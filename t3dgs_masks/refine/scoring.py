@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
 from t3dgs_masks import masks
 from t3dgs_masks.refine.masklets import MaskletSet
-from t3dgs_masks.types import FramePrompt, Rle
+from t3dgs_masks.types import BoolMask, FloatMap, FramePrompt
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,34 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class MaskFigures:
+    """What the score of an object needs to know of one of its masks."""
+
+    area: int  # pixels
+    overlap: int  # pixels inside the coarse mask
+    mean_residual: float | None  # [0, 1], over the mask; None without a residual
+
+    @staticmethod
+    def of(mask: BoolMask, prompt: FramePrompt) -> MaskFigures:
+        """Of a (non-empty) [H, W] bool mask, True = object."""
+        residual = None if prompt.residual is None else mean_inside(prompt.residual, mask)
+        overlap = int(np.count_nonzero(mask & prompt.coarse))
+        return MaskFigures(int(np.count_nonzero(mask)), overlap, residual)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the mask that lies inside the coarse mask."""
+        return self.overlap / self.area if self.area else 0.0
+
+
+def mean_inside(residual: FloatMap, mask: BoolMask) -> float:
+    """Mean of a [H, W] map over a (non-empty) [H, W] bool mask."""
+    rows, columns = masks.bounding_box(mask)
+    inside = np.ascontiguousarray(mask[rows, columns])  # numpy selects by rows faster
+    return float(residual[rows, columns][inside].mean(dtype=np.float64))
+
+
+@dataclass(frozen=True)
 class TransienceScore:
     """The transience score of one object and what it rests on."""
 
@@ -33,7 +61,7 @@ class TransienceScore:
 
 
 class TransienceScorer:
-    """Collects the transience scores of all objects, frame by frame (TMR, arXiv 2412.00155).
+    """Collects the transience scores of all objects, mask by mask (TMR, arXiv 2412.00155).
 
     S_k = max_t |m_kt|; T_k = frames with |coarse_t ∧ m_kt| / |m_kt| > min_scoring_coverage.
     score_k = mean over T_k of  mean(d_t inside m_kt) * |coarse_t ∧ m_kt| / S_k ; 0 if T_k is empty.
@@ -44,33 +72,38 @@ class TransienceScorer:
     def __init__(self, min_scoring_coverage: float) -> None:
         self._min_coverage = min_scoring_coverage
         self._max_area: dict[int, int] = {}
-        self._overlaps: dict[int, list[int]] = {}
-        self._residual_overlaps: dict[int, list[float]] = {}
+        self._overlaps: defaultdict[int, _Mean] = defaultdict(_Mean)
+        self._residual_overlaps: defaultdict[int, _Mean] = defaultdict(_Mean)
 
-    def add_frame(self, found: Mapping[int, Rle], prompt: FramePrompt) -> None:
-        """Take the masks (object_id -> mask) and the prompt of one frame into account."""
-        for object_id, mask in found.items():
-            self._add(object_id, mask, prompt)
-
-    def _add(self, object_id: int, rle: Rle, prompt: FramePrompt) -> None:
-        mask = masks.decode(rle)
-        area = int(np.count_nonzero(mask))
-        self._max_area[object_id] = max(self._max_area.get(object_id, 0), area)
-        overlap = int(np.count_nonzero(mask & prompt.coarse))
-        if area == 0 or not overlap / area > self._min_coverage:
+    def add(self, object_id: int, figures: MaskFigures) -> None:
+        """Take one mask of an object into account."""
+        self._max_area[object_id] = max(self._max_area.get(object_id, 0), figures.area)
+        if not figures.coverage > self._min_coverage:
             return
-        self._overlaps.setdefault(object_id, []).append(overlap)
-        if prompt.residual is not None:
-            mean_residual = float(prompt.residual[mask].mean(dtype=np.float64))
-            self._residual_overlaps.setdefault(object_id, []).append(mean_residual * overlap)
+        self._overlaps[object_id].add(figures.overlap)
+        if figures.mean_residual is not None:
+            self._residual_overlaps[object_id].add(figures.mean_residual * figures.overlap)
 
     def score(self, object_id: int) -> TransienceScore:
-        """The score of one object over all frames added so far."""
-        overlaps = self._overlaps.get(object_id, [])
-        residual_overlaps = self._residual_overlaps.get(object_id, [])
-        terms = residual_overlaps or overlaps
-        value = float(np.mean(terms)) / self._max_area[object_id] if terms else 0.0
-        return TransienceScore(value, len(terms), len(overlaps), bool(residual_overlaps))
+        """The score of one object over all masks added so far."""
+        overlaps, residual_overlaps = self._overlaps[object_id], self._residual_overlaps[object_id]
+        terms = residual_overlaps if residual_overlaps.count else overlaps
+        value = terms.value / self._max_area[object_id] if terms.count else 0.0
+        return TransienceScore(value, terms.count, overlaps.count, residual_overlaps.count > 0)
+
+
+@dataclass
+class _Mean:
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count
 
 
 def judge(

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.masks import bounding_box
 from t3dgs_masks.types import BoolMask, Image
 
 _TINT = 0.45
@@ -225,7 +226,7 @@ def _is_seen(mask: BoolMask, canvas: Image) -> bool:
 
 
 def _tint(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
-    rows, columns = _box(mask)
+    rows, columns = bounding_box(mask)
     part, inside = canvas[rows, columns], mask[rows, columns]
     # A pixel has one of 256 values a channel: looked up rather than computed.
     levels = np.arange(256)[:, None] * (1 - _TINT) + np.array(colour) * _TINT
@@ -242,7 +243,7 @@ def _hatch(canvas: Image, mask: BoolMask) -> None:
 
 
 def _outline(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
-    rows, columns = _box(mask)
+    rows, columns = bounding_box(mask)
     contours, _ = cv2.findContours(
         mask[rows, columns].astype(np.uint8),
         cv2.RETR_CCOMP,
@@ -252,15 +253,9 @@ def _outline(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> Non
     cv2.drawContours(canvas, contours, -1, colour, _line_width(canvas))
 
 
-def _box(mask: BoolMask) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a (non-empty) [H, W] bool mask."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
 def _inner_point(mask: BoolMask) -> tuple[int, int]:
     """(x, y) of the pixel of a [H, W] bool mask that is farthest from its edge."""
-    rows, columns = _box(mask)
+    rows, columns = bounding_box(mask)
     top, left = rows.start, columns.start
     crop = mask[rows, columns]
     depth = cv2.distanceTransform(np.pad(crop, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3)

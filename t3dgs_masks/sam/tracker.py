@@ -33,7 +33,8 @@ from t3dgs_masks.sam.memory import (
     default_device_cache_bytes,
 )
 from t3dgs_masks.sam.out_of_memory import with_relief
-from t3dgs_masks.types import BoolMask, Rle, TrackedFrame, TrackedObject
+from t3dgs_masks.sam.packing import packed
+from t3dgs_masks.types import BitMask, BoolMask, Rle, TrackedFrame, TrackedObject
 
 _MASK_INPUT_BYTES = 64 << 20
 _MASKS_AT_FRAME_SIZE = 16  # logits of so many at once: 133 MB at 1080p
@@ -56,9 +57,10 @@ class TrackedLogits:
         )[:, 0]
 
     def thresholded(self, height: int, width: int) -> TrackedFrame:
-        parts = self.mask_logits.split(_MASKS_AT_FRAME_SIZE)
-        large = [replace(self, mask_logits=part).at_size(height, width) > 0 for part in parts]
-        masks = torch.cat(large).cpu().numpy()
+        """The masks, logit > 0, at frame size."""
+        masks: list[BitMask] = []
+        for part in self.mask_logits.split(_MASKS_AT_FRAME_SIZE):
+            masks += packed(replace(self, mask_logits=part).at_size(height, width) > 0)
         scores = self.object_score_logits.cpu().tolist()
         return TrackedFrame(
             self.frame_idx,

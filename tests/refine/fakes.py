@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from t3dgs_masks import masks
-from t3dgs_masks.refine import Stage
+from t3dgs_masks import bits, masks
+from t3dgs_masks.refine import Guard, Ordering, Stage
 from t3dgs_masks.types import (
     BoolMask,
     FloatMap,
@@ -37,6 +37,12 @@ NOTHING = box(0, 0, 0, 0)
 LEFT = box(2, 2, 12, 12)
 RIGHT = box(2, 45, 12, 55)
 BOTTOM = box(26, 24, 36, 34)
+
+
+def residual(transient: BoolMask, level: float = 0.4, seed: int = 0) -> FloatMap:
+    """Noise up to 0.05 everywhere, and `level` more where something is transient."""
+    noise = np.random.default_rng(seed).uniform(0, 0.05, (HEIGHT, WIDTH))
+    return (noise + level * transient).astype(np.float32)
 
 
 class ArrayPrompts:
@@ -118,7 +124,8 @@ class FakeTracker:
                 found = []
                 for object_id in sorted(given):
                     mask = self._look(frame_idx, object_id, given[object_id], frames)
-                    found.append(TrackedObject(object_id, mask, 1.0 if mask.any() else -1.0))
+                    score = 1.0 if mask.any() else -1.0
+                    found.append(TrackedObject(object_id, bits.pack(mask), score))
                 yield TrackedFrame(frame_idx, tuple(found))
         finally:
             self.live_generators -= 1
@@ -284,3 +291,26 @@ def _rough(rng: np.random.Generator, transient: BoolMask) -> BoolMask:
     if rng.random() < 0.3:
         rough[top : top + 5, left : left + 5] = True  # a mistake
     return rough & (rng.random(rough.shape) > 0.05)  # holes
+
+
+VIDEO = Ordering(True, "a video")
+PHOTOS = Ordering(False, "photos")
+
+
+def drawn_prompts(
+    coarse: Sequence[BoolMask], transient: Sequence[BoolMask] | None = None
+) -> ArrayPrompts:
+    """Prompts whose residuals show what is `transient` (None: no residuals)."""
+    residuals = (
+        None if transient is None else [residual(m, seed=t) for t, m in enumerate(transient)]
+    )
+    return ArrayPrompts(coarse, residuals)
+
+
+def guard(
+    coarse: Sequence[BoolMask],
+    transient: Sequence[BoolMask] | None = None,
+    ordering: Ordering = VIDEO,
+) -> Guard:
+    """A guard over frames whose residuals show what is `transient` (None: no residuals)."""
+    return Guard(drawn_prompts(coarse, transient), len(coarse), ordering)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from t3dgs_masks import masks
+from t3dgs_masks import bits, masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.types import BoolMask, PromptSource, Proposer, Tracker
 
@@ -163,7 +163,8 @@ class ReferenceRefine:
         return self.tracker.propagate(t, reverse=reverse)
 
     def take(self, stream) -> dict[int, BoolMask]:
-        return {o.object_id: o.mask for o in next(stream).objects if o.mask.sum() > 0}
+        found = {o.object_id: bits.unpack(o.mask) for o in next(stream).objects}
+        return {object_id: mask for object_id, mask in found.items() if mask.sum() > 0}
 
     def unite(self, t: int, found: dict[int, BoolMask]) -> None:
         for k, mask in found.items():

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from t3dgs_masks import masks
+from t3dgs_masks import bits, masks
 from t3dgs_masks.refine.merge import duplicate_groups
-from t3dgs_masks.types import Rle
+from t3dgs_masks.types import BitMask
 
 
-def row(first: int, last: int) -> Rle:
+def row(first: int, last: int) -> BitMask:
     """A line of pixels first..last-1."""
     mask = np.zeros((2, 200), dtype=bool)
     mask[0, first:last] = True
-    return masks.encode(mask)
+    return bits.pack(mask)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def row(first: int, last: int) -> Rle:
         ),
     ],
 )
-def test_groups(found: dict[int, Rle], expected: list[list[int]]) -> None:
+def test_groups(found: dict[int, BitMask], expected: list[list[int]]) -> None:
     assert duplicate_groups(found, 0.9) == expected
 
 
@@ -53,7 +53,7 @@ def test_empty_masks_are_nobodys_duplicates() -> None:
 def test_groups_are_connected_components(drawn, merge_iou, random) -> None:
     ids = random.sample(range(1, 50), len(drawn))
     groups = duplicate_groups(
-        {k: masks.encode(mask) for k, mask in zip(ids, drawn, strict=True)}, merge_iou
+        {k: bits.pack(mask) for k, mask in zip(ids, drawn, strict=True)}, merge_iou
     )
 
     label = {k: k for k in ids}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t3dgs_masks import masks
-from t3dgs_masks.refine import MaskletSet, TransienceScorer, judge
+from t3dgs_masks.refine import MaskFigures, MaskletSet, TransienceScorer, judge
 from t3dgs_masks.types import BoolMask, FloatMap, FramePrompt
 from tests.refine.fakes import HEIGHT, LEFT, NOTHING, RIGHT, WIDTH, box
 
@@ -21,7 +21,7 @@ def score(frames: list[Frame], min_coverage: float = 0.7):
     scorer = TransienceScorer(min_coverage)
     for mask, coarse, residual in frames:
         prompt = FramePrompt(coarse, None if residual is None else flat(residual))
-        scorer.add_frame({1: masks.encode(mask)}, prompt)
+        scorer.add(1, MaskFigures.of(mask, prompt))
     return scorer.score(1)
 
 
@@ -56,7 +56,7 @@ def test_transience_score(frames: list[Frame], expected: float) -> None:
 def test_the_mean_residual_is_over_the_whole_object() -> None:
     residual = np.where(EIGHTY, np.float32(1), np.float32(0))
     scorer = TransienceScorer(0.7)
-    scorer.add_frame({1: masks.encode(LEFT)}, FramePrompt(EIGHTY, residual))
+    scorer.add(1, MaskFigures.of(LEFT, FramePrompt(EIGHTY, residual)))
     assert scorer.score(1).value == pytest.approx(0.8 * 0.8)
 
 
@@ -70,7 +70,9 @@ def _verdicts(threshold: float):
     found.add(0, masks.encode(LEFT))
     found.add(0, masks.encode(RIGHT))
     scorer = TransienceScorer(0.7)
-    scorer.add_frame(found.at_frame(0), FramePrompt(LEFT, flat(0.25)))
+    prompt = FramePrompt(LEFT, flat(0.25))
+    for object_id, mask in ((1, LEFT), (2, RIGHT)):
+        scorer.add(object_id, MaskFigures.of(mask, prompt))
     return judge(found, scorer, filter_threshold=threshold, min_scoring_coverage=0.7)
 
 
