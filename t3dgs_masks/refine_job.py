@@ -8,12 +8,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from t3dgs_masks import __version__, masks
@@ -36,14 +35,15 @@ from t3dgs_masks.io.outputs import (
 from t3dgs_masks.io.progress_file import ProgressFile
 from t3dgs_masks.io.prompts import Prompts, open_prompts
 from t3dgs_masks.io.threads import in_threads
+from t3dgs_masks.refine.observer import EarlyFrames
 from t3dgs_masks.refine.ordering import Ordering, judge_ordering
 from t3dgs_masks.refine.pipeline import RefineResult, refine
 from t3dgs_masks.refine.resume import ProgressStore
 from t3dgs_masks.report.memory import peak_rss_mb
-from t3dgs_masks.report.overlay import OverlayWriter, overlay_frame
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.report.summary import ObjectSummary, RunSummary, print_summary
 from t3dgs_masks.report_job import PageRecorder
+from t3dgs_masks.result_writer import ResultWriter
 from t3dgs_masks.run_progress import (
     RunFigures,
     drop_progress,
@@ -69,9 +69,7 @@ from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
 from t3dgs_masks.sam.tracker import Sam2Tracker
 from t3dgs_masks.settings_checks import check_refine
 from t3dgs_masks.types import (
-    BoolMask,
     FrameSequence,
-    Image,
     PromptSource,
     Proposer,
     Tracker,
@@ -193,15 +191,21 @@ def _make(
             _told_how_to_go_on(store, settings),
             job.folder.begin(frames.names, frames.source_height, frames.source_width) as staged,
         ):
-            with _memory_advice():
+            with (
+                _memory_advice(),
+                ResultWriter(staged, frames, _overlay_fps(settings, frames), progress) as writer,
+            ):
                 read = frames if page is None else page.watched_frames(frames)
                 networks = _load_networks(settings, read, progress)
                 if adapt_networks is not None:
                     adapt_networks(networks)
                 figures = RunFigures(store, networks.counter.calls, job.begin)
-                result = _run_algorithm(settings, inputs, networks, progress, page, store)
+                result = _run_algorithm(settings, inputs, networks, progress, page, store, writer)
+                writer.complete(result)
             writing = time.perf_counter()
-            transient_share = _write_masks(staged, result, settings, inputs, progress, page)
+            staged.write_masklets(_records(result))
+            if page is not None:
+                _fill_page(page, result, inputs, progress)
             report = _report(
                 result,
                 networks,
@@ -209,7 +213,7 @@ def _make(
                 figures,
                 seconds={
                     **{stage.value: s for stage, s in result.seconds.items()},
-                    "outputs": time.perf_counter() - writing,
+                    "outputs": writer.seconds + time.perf_counter() - writing,
                 },
                 sources=_sources(settings, job.frames_given),
             )
@@ -221,7 +225,7 @@ def _make(
                 staged.write_manifest(inputs.manifest.to_json())
             staged.write_config(job.identity)
             staged.publish()
-    summary = _summary(result, report, transient_share, settings)
+    summary = _summary(result, report, settings)
     return RefineOutcome(settings.result_dir, result, report), summary
 
 
@@ -396,6 +400,7 @@ def _run_algorithm(
     progress: RichProgress,
     page: PageRecorder | None,
     store: ProgressStore,
+    early: EarlyFrames,
 ) -> RefineResult:
     frames = inputs.frames
     prompts: PromptSource | None = inputs.prompts
@@ -416,6 +421,7 @@ def _run_algorithm(
             observer=progress,
             ordering=ordering,
             store=store,
+            early=early,
         )
     finally:
         networks.counter.close()
@@ -448,72 +454,26 @@ def _memory_advice() -> Iterator[None]:
 # --- results --------------------------------------------------------------------------------------
 
 
-def _write_masks(
-    staged: StagedResult,
-    result: RefineResult,
-    settings: RefineSettings,
-    inputs: _Inputs,
-    progress: RichProgress,
-    page: PageRecorder | None,
-) -> float:
-    """Write the masks, `masklets.json` and the overlay, and show them to the `page`; returns the
-    mean share of transient pixels."""
-    frames = inputs.frames
-    records = _records(result)
-    if page is not None:
-        page.expect(records)
-    shares = []
-    fps = settings.fps or frames.fps or _DEFAULT_FPS
-    overlay = (
-        OverlayWriter(staged.overlay_path, fps, frames.height, frames.width)
-        if settings.overlay
-        else nullcontext()
-    )
-    with progress.stage("writing results", len(frames)) as advance, overlay as video:
+def _fill_page(
+    page: PageRecorder, result: RefineResult, inputs: _Inputs, progress: RichProgress
+) -> None:
+    """Show the objects of all frames to the `page`."""
+    page.expect(_records(result))
+    with progress.stage("drawing the report", result.num_frames) as advance:
 
-        def write_and_draw(frame_idx: int) -> _DrawnFrame:
-            transient = result.transient(frame_idx)
-            staged.write_mask(frame_idx, transient)
-            share = float(np.mean(transient.pixels))
-            if video is None and page is None:
-                return _DrawnFrame(share)
-            image, found = frames[frame_idx], _found(result, frame_idx)
-            drawn = None if video is None else _overlay(result, image, found)
-            return _DrawnFrame(share, image, found, drawn)
+        def add(frame_idx: int) -> None:
+            found = result.frame(frame_idx).objects
+            page.add_frame(frame_idx, found, inputs.frames, inputs.prompts)
 
-        for frame_idx, frame in enumerate(in_threads(write_and_draw, range(len(frames)))):
-            shares.append(frame.transient_share)
-            if page is not None and frame.image is not None:
-                page.add_frame(frame_idx, frame.image, frame.found, inputs.prompts)
-            if video is not None and frame.overlay is not None:
-                video.push(frame.overlay)
+        for _ in in_threads(add, range(result.num_frames)):
             advance()
-    staged.write_masklets(records)
-    return float(np.mean(shares))
 
 
-@dataclass(frozen=True)
-class _DrawnFrame:
-    """A frame whose mask is written, and what is to be shown of it."""
-
-    transient_share: float  # 0 to 1
-    image: Image | None = None
-    found: Mapping[int, BoolMask] = field(default_factory=dict)
-    overlay: Image | None = None
-
-
-def _found(result: RefineResult, frame_idx: int) -> dict[int, BoolMask]:
-    """Object id -> [H, W] bool, True = object, of one frame."""
-    at_frame = result.masklets.at_frame(frame_idx)
-    return {object_id: masks.decode(mask) for object_id, mask in at_frame.items()}
-
-
-def _overlay(result: RefineResult, image: Image, found: Mapping[int, BoolMask]) -> Image:
-    return overlay_frame(
-        image,
-        kept=[item for item in found.items() if item[0] in result.kept_ids],
-        rejected=[item for item in found.items() if item[0] not in result.kept_ids],
-    )
+def _transient_share(result: RefineResult) -> float:
+    """Mean share of transient pixels, 0 to 1."""
+    kept = (result.frame(t).kept.values() for t in range(result.num_frames))
+    pixels = sum(masks.area(masks.union(list(rles))) for rles in kept if rles)
+    return pixels / (result.num_frames * result.height * result.width)
 
 
 def _page(
@@ -534,6 +494,11 @@ def _page(
         identity.settings,
         settings.fps or inputs.frames.fps,
     )
+
+
+def _overlay_fps(settings: RefineSettings, frames: SourceFrames) -> float | None:
+    """Of the overlay; None: there is to be none."""
+    return (settings.fps or frames.fps or _DEFAULT_FPS) if settings.overlay else None
 
 
 def _sources(settings: RefineSettings, frames_given: bool) -> dict[str, str]:
@@ -610,16 +575,14 @@ def _versions() -> dict[str, str]:
     return {name: find() for name, find in packages.items()}
 
 
-def _summary(
-    result: RefineResult, report: Report, transient_share: float, settings: RefineSettings
-) -> RunSummary:
+def _summary(result: RefineResult, report: Report, settings: RefineSettings) -> RunSummary:
     return RunSummary(
         frames=result.num_frames,
         objects=[
             ObjectSummary(v.object_id, v.kept, v.reason, v.transience_score)
             for v in result.verdicts
         ],
-        transient_share=transient_share,
+        transient_share=_transient_share(result),
         seconds=report.seconds,
         running_time=report.running_time,
         image_encodings_per_frame=report.image_encodings_per_frame,

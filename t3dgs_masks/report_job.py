@@ -38,7 +38,7 @@ from t3dgs_masks.report.html import Cleanup, ReportObject, ReportPage, read_page
 from t3dgs_masks.report.html_pictures import FramePictures, PictureCollector, Pictures
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.report.text import duration, printable
-from t3dgs_masks.types import BoolMask, FramePrompt, FrameSequence, Image, PromptSource
+from t3dgs_masks.types import FramePrompt, FrameSequence, Image, PromptSource, Rle
 
 Notify = Callable[[str], None]
 _T = TypeVar("_T")
@@ -89,15 +89,19 @@ class PageRecorder:
     def add_frame(
         self,
         frame_idx: int,
-        image: Image,
-        found: Mapping[int, BoolMask],
+        found: Mapping[int, Rle],
+        frames: FrameSequence,
         prompts: PromptSource | None,
     ) -> None:
-        """Take the objects of a frame ([H, W] bool each), and the frame and its prompt where nobody
-        has read them: an interrupted run that goes on reads less."""
+        """Take the objects of a frame (object id -> mask), and the frame and its prompt where
+        nobody has read them: an interrupted run that goes on reads less. Different frames may be
+        taken by different threads at once."""
         if prompts is not None and not self._pictures.has_prompt(frame_idx):
             self._pictures.add_prompt(frame_idx, prompts[frame_idx])
-        self._pictures.add_frame(frame_idx, image, found, _shown_best(self._best, frame_idx))
+        portraits_of = _shown_best(self._best, frame_idx)
+        is_read = self._pictures.has_photo(frame_idx) and not portraits_of
+        image = None if is_read else frames[frame_idx]
+        self._pictures.add_frame(frame_idx, image, found, portraits_of)
 
     def html(
         self,
@@ -219,7 +223,7 @@ def run_report(settings: ReportSettings) -> Path:
         with progress.stage("drawing the report", num_frames) as advance:
             for frame_idx in range(num_frames):
                 found = {
-                    record.object_id: masks.decode(record.segmentations[frame_idx])
+                    record.object_id: record.segmentations[frame_idx]
                     for record in file.masklets
                     if frame_idx in record.segmentations
                 }

@@ -491,7 +491,7 @@ def test_an_error_half_way_leaves_an_earlier_result_alone(refine, frames, prompt
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("t3dgs_masks.refine_job._write_masks", fail)
+    monkeypatch.setattr("t3dgs_masks.refine_job.ResultWriter.complete", fail)
     run = refine("--video-path", frames, "--prompt-dir", prompts, "--seed", 1)
     assert run.code == cli.INTERRUPTED_EXIT_CODE
     assert result() == before

@@ -313,6 +313,20 @@ class StagedResult:
         """Where the overlay video is to be written (optional)."""
         return self._folder / OVERLAY
 
+    @property
+    def overlay_parts(self) -> Path:
+        """Where parts of the overlay video may be kept until it is written."""
+        return self._folder / "overlay"
+
+    def drop_overlay_parts(self) -> None:
+        """Delete them.
+
+        Raises:
+            UserError: from the file system.
+        """
+        with _as_user_error(f"cannot clean up {self.overlay_parts}"):
+            publish.remove_tree(self.overlay_parts)
+
     def mask_path(self, frame_idx: int) -> Path:
         """Where `write_mask` puts the mask of a frame."""
         return self._folder / publish.MASK_FOLDER / f"{self.frame_names[frame_idx]}.png"

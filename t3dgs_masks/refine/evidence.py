@@ -6,6 +6,7 @@ is read from those that are clear of its coarse mask.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,19 +125,32 @@ def residual_levels(prompts: PromptSource, num_frames: int) -> ResidualLevels:
 
 
 class RememberedPrompts:
-    """A `PromptSource` that keeps the last frame it was asked for: those who look at one frame
-    together read it once."""
+    """A `PromptSource` for those who go through a sequence frame by frame, together.
 
-    def __init__(self, prompts: PromptSource) -> None:
+    The last frame is kept, so that they read it once; the one that comes next in their direction is
+    read beside what they do with it. For one thread.
+    """
+
+    def __init__(self, prompts: PromptSource, num_frames: int) -> None:
         self._prompts = prompts
+        self._num_frames = num_frames
         self._last: tuple[int, FramePrompt] | None = None
+        self._ahead: tuple[int, Future[FramePrompt]] | None = None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
     @property
     def has_residuals(self) -> bool:
         return self._prompts.has_residuals
 
     def __getitem__(self, frame_idx: int) -> FramePrompt:
-        last = self._last
-        if last is None or last[0] != frame_idx:
-            last = self._last = frame_idx, self._prompts[frame_idx]
-        return last[1]
+        if self._last is None or self._last[0] != frame_idx:
+            ahead, self._ahead = self._ahead, None
+            is_read = ahead is not None and ahead[0] == frame_idx
+            prompt = ahead[1].result() if ahead and is_read else self._prompts[frame_idx]
+            backward = self._last is not None and self._last[0] > frame_idx
+            following = frame_idx + (-1 if backward else 1)
+            if 0 <= following < self._num_frames:
+                read = self._reader.submit(self._prompts.__getitem__, following)
+                self._ahead = following, read
+            self._last = frame_idx, prompt
+        return self._last[1]

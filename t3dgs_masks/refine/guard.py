@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from t3dgs_masks import bits
-from t3dgs_masks.refine.evidence import FrameEvidence, RememberedPrompts, residual_levels
+from t3dgs_masks.refine.evidence import FrameEvidence, ResidualLevels
 from t3dgs_masks.refine.ordering import Ordering
 from t3dgs_masks.types import BitMask, FramePrompt, PromptSource
 
@@ -62,15 +62,15 @@ class Guard:
     """The rules on single masks, for one sequence.
 
     Args:
-        prompts: of the sequence; a sample of them is read here.
-        num_frames: frames that the run works on, from the first.
-        ordering: whether the sequence is a video.
+        prompts: of the sequence.
+        levels: what residuals are like in it.
+        ordering: whether it is a video.
     """
 
-    def __init__(self, prompts: PromptSource, num_frames: int, ordering: Ordering) -> None:
-        self.prompts = RememberedPrompts(prompts)
+    def __init__(self, prompts: PromptSource, levels: ResidualLevels, ordering: Ordering) -> None:
         self.ordering = ordering
-        self.levels = residual_levels(prompts, num_frames)
+        self.levels = levels
+        self._prompts = prompts
         self._last: tuple[int, FrameEvidence] | None = None
         self._min_support = _MIN_SUPPORT if ordering.ordered else _MIN_SUPPORT_UNORDERED
 
@@ -123,7 +123,7 @@ class Guard:
 
     def _evidence_at(self, frame_idx: int) -> FrameEvidence:
         if self._last is None or self._last[0] != frame_idx:
-            self._last = frame_idx, self.evidence(self.prompts[frame_idx])
+            self._last = frame_idx, self.evidence(self._prompts[frame_idx])
         return self._last[1]
 
     def _doubt(self, evidence: FrameEvidence, mask: BitMask) -> str | None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
-from t3dgs_masks.masks import encode
+from t3dgs_masks import bits, masks
 from t3dgs_masks.report.overlay import object_colour
-from t3dgs_masks.types import BoolMask, FramePrompt, Image
+from t3dgs_masks.types import BoolMask, FramePrompt, Image, Rle
 
 PICTURE_BUDGET = 18_000_000  # characters for all frames; what else is in the file is small
 
@@ -108,7 +108,7 @@ class PictureCollector:
         self._photo_size = self._size_of_photos()
         self._coarse_sampler = _Sampler(_fitted(self._size, _LONGEST_GRID))
         self._residual_size = _fitted(self._photo_size, _LONGEST_RESIDUAL)
-        self._masks: dict[int, dict[int, str]] = {}
+        self._masks: dict[int, dict[int, str]] = {}  # frame index -> object id -> run lengths
         self._portraits: dict[int, str] = {}
         self._residual_top = 0.0
         self.expect_masks(num_masks or 0)
@@ -129,7 +129,7 @@ class PictureCollector:
 
     def add_prompt(self, frame_idx: int, prompt: FramePrompt) -> None:
         """Take the coarse mask and the residual of a frame."""
-        coarse = self._coarse_sampler.runs(prompt.coarse)
+        coarse = self._coarse_sampler.runs(masks.encode(prompt.coarse))
         residual = None
         if prompt.residual is not None:
             small = _resized(np.sqrt(np.clip(prompt.residual, 0, 1)), self._residual_size)
@@ -146,21 +146,22 @@ class PictureCollector:
         self,
         frame_idx: int,
         image: Image | None,
-        found: Mapping[int, BoolMask],
+        found: Mapping[int, Rle],
         portraits_of: Collection[int] = (),
     ) -> None:
-        """Take the objects on a frame, and its photo if that has not come before.
+        """Take the objects on a frame, and its photo if that has not come before. Different frames
+        may be taken by different threads at once.
 
         Args:
             frame_idx: which frame.
             image: [h, w, 3] uint8 RGB at any size; None if there is none.
-            found: object id -> [H, W] bool, True = object.
+            found: object id -> mask, True = object.
             portraits_of: objects that this frame shows best.
         """
-        for object_id, mask in found.items():
-            runs = self._sampler.runs(mask)
-            self._masks.setdefault(object_id, {})[frame_idx] = runs
-            if image is not None and object_id in portraits_of:
+        self._masks[frame_idx] = {k: self._sampler.runs(mask) for k, mask in found.items()}
+        for object_id in portraits_of:
+            if image is not None and object_id in found:
+                mask = masks.decode(found[object_id])
                 self._portraits[object_id] = _portrait(image, mask, object_colour(object_id))
         if image is not None and not self.has_photo(frame_idx):
             self.add_photo(frame_idx, image)
@@ -171,8 +172,8 @@ class PictureCollector:
             frames=tuple(self._frames),
             grid=self._sampler.size,
             coarse_grid=self._coarse_sampler.size,
-            masks=self._masks,
-            portraits=self._portraits,
+            masks=_by_object(self._masks),
+            portraits=dict(sorted(self._portraits.items())),
             residual_top=self._residual_top or None,
         )
 
@@ -210,18 +211,30 @@ class _Sampler:
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        self._at: dict[tuple[int, ...], tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+        self._at: dict[Size, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
 
-    def runs(self, mask: BoolMask) -> str:
-        """COCO run lengths of a [H, W] bool mask on the grid."""
-        if mask.shape not in self._at:
-            self._at[mask.shape] = (
-                _centres(mask.shape[0], self.size[0]),
-                _centres(mask.shape[1], self.size[1]),
-            )
-        rows, columns = self._at[mask.shape]
-        # Columns first: decoded masks lie in memory column by column.
-        return encode(mask[:, columns][rows]).counts.decode("ascii")
+    def runs(self, mask: Rle) -> str:
+        """COCO run lengths of a mask on the grid."""
+        source = mask.height, mask.width
+        if source != self.size:
+            if source not in self._at:
+                self._at[source] = (
+                    _centres(mask.height, self.size[0]),
+                    _centres(mask.width, self.size[1]),
+                )
+            rows, columns = self._at[source]
+            pixels = bits.run_pixels(mask).reshape(mask.width, mask.height)  # columns first
+            mask = masks.encode(pixels[columns][:, rows].T.view(np.bool_))
+        return mask.counts.decode("ascii")
+
+
+def _by_object(runs: Mapping[int, Mapping[int, str]]) -> dict[int, dict[int, str]]:
+    """frame index -> object id -> run lengths, the other way round and in order."""
+    found: dict[int, dict[int, str]] = {}
+    for frame_idx in sorted(runs):
+        for object_id, of_object in runs[frame_idx].items():
+            found.setdefault(object_id, {})[frame_idx] = of_object
+    return {object_id: found[object_id] for object_id in sorted(found)}
 
 
 def _centres(source: int, target: int) -> NDArray[np.intp]:

@@ -1,26 +1,13 @@
-"""Objects drawn over the frames, and the video made of that."""
+"""Objects drawn over the frames."""
 
 from __future__ import annotations
 
 import colorsys
-import errno
-import os
 from collections.abc import Iterable
-from contextlib import suppress
-from fractions import Fraction
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
-import av
 import cv2
 import numpy as np
-from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
-from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import bounding_box
 from t3dgs_masks.types import BoolMask, Image
 
@@ -42,11 +29,6 @@ _FIRST_FURTHER_HUE = 0.67  # the one that keeps the next twelve farthest from th
 _REJECTED_LIGHT = (190, 190, 190)
 _REJECTED_DARK = (70, 70, 70)
 _HATCH_PERIOD_PX = 8
-
-# PyAV's own errors are not all OSErrors.
-_WRITE_ERRORS = (OSError, FFmpegError)
-
-_BT709 = 1  # the number of that standard in H.264's colour tables
 
 
 def object_colour(object_id: int) -> tuple[int, int, int]:
@@ -96,127 +78,6 @@ def overlay_frame(
     for text, point in labels:
         _label(canvas, text, point)
     return canvas
-
-
-class OverlayWriter:
-    """An H.264 video (MPEG-4 where PyAV has no x264) that frames are pushed to, one at a time.
-
-    A context manager: the file is there once it ends well and has a frame, and not otherwise.
-    """
-
-    def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
-        """Open the video.
-
-        Args:
-            path: the mp4 file; its folder is made if need be.
-            fps: frames per second, above 0.
-            height: of the frames, pixels.
-            width: of the frames, pixels.
-
-        Raises:
-            UserError: `fps` is not above 0, or the file cannot be written.
-        """
-        if not 0 < fps < float("inf"):
-            raise UserError(f"{fps} is not a frame rate; --fps must be above 0.")
-        self._path = path
-        self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        self._height, self._width = height, width
-        self._num_frames = 0
-        self._file: BinaryIO | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # A file of our own: FFmpeg would read a name like `a:b.mp4` as an address.
-            self._file = self._temporary.open("wb")
-            self._container = av.open(self._file, "w", format="mp4")
-            self._stream = self._add_stream(Fraction(fps).limit_denominator(1001))
-        except _WRITE_ERRORS as error:
-            self._drop()
-            raise self._user_error(error) from error
-
-    def __enter__(self) -> OverlayWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None or self._num_frames == 0:
-            self._drop()
-            return
-        try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._close_file()
-            self._temporary.replace(self._path)
-        except _WRITE_ERRORS as failure:
-            self._drop()
-            raise self._user_error(failure) from failure
-        except BaseException:
-            self._drop()
-            raise
-
-    def push(self, image_rgb: Image) -> None:
-        """Append a frame, [H, W, 3] uint8 RGB.
-
-        Raises:
-            ValueError: it is not of the size given at the start.
-            UserError: the file cannot be written.
-        """
-        if image_rgb.shape != (self._height, self._width, 3):
-            raise ValueError(
-                f"frame of shape {image_rgb.shape} in a video of {self._height} x {self._width}"
-            )
-        frame = av.VideoFrame.from_ndarray(_even(image_rgb), format="rgb24")
-        converted = frame.reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
-        converted.pts = self._num_frames
-        converted.time_base = 1 / self._rate
-        try:
-            self._container.mux(self._stream.encode(converted))
-        except _WRITE_ERRORS as error:
-            raise self._user_error(error) from error
-        self._num_frames += 1
-
-    def _add_stream(self, rate: Fraction) -> VideoStream:
-        self._rate = rate
-        has_x264 = "libx264" in av.codecs_available
-        stream = self._container.add_stream("libx264" if has_x264 else "mpeg4", rate=rate)
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width = _next_even(self._height), _next_even(self._width)
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.time_base = 1 / rate
-        # Players guess by size what is not written down.
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = ColorRange.MPEG
-        if has_x264:
-            # With its macroblock tree, x264 gives small frames other bytes from run to run.
-            context.options = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
-        else:
-            context.bit_rate = max(400_000, stream.height * stream.width * 4)
-        return stream
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _drop(self) -> None:
-        """Leave nothing behind, whatever state the container is in."""
-        with suppress(*_WRITE_ERRORS, ValueError, AttributeError):
-            self._container.close()
-        with suppress(OSError):
-            self._close_file()
-        with suppress(OSError):
-            self._temporary.unlink()
-
-    def _user_error(self, error: OSError | FFmpegError) -> UserError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "the disk is full; free some space and retry" if full else error.strerror or error
-        return UserError(f"cannot write the video {self._path}: {why}.")
 
 
 def _is_seen(mask: BoolMask, canvas: Image) -> bool:
@@ -279,15 +140,3 @@ def _label(canvas: Image, text: str, centre_xy: tuple[int, int]) -> None:
 
 def _line_width(canvas: Image) -> int:
     return max(1, round(min(canvas.shape[:2]) / 240))
-
-
-def _next_even(length: int) -> int:
-    return length + length % 2
-
-
-def _even(image: Image) -> NDArray[np.uint8]:
-    """[H, W, 3] with its last row and column repeated where H or W is odd (4:2:0 needs pairs)."""
-    height, width = image.shape[:2]
-    if height % 2 == 0 and width % 2 == 0:
-        return np.ascontiguousarray(image)
-    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from t3dgs_masks import bits, masks
 from t3dgs_masks.refine import Guard, Ordering, Stage
+from t3dgs_masks.refine.evidence import residual_levels
 from t3dgs_masks.types import (
     BoolMask,
     FloatMap,
@@ -313,4 +314,8 @@ def guard(
     ordering: Ordering = VIDEO,
 ) -> Guard:
     """A guard over frames whose residuals show what is `transient` (None: no residuals)."""
-    return Guard(drawn_prompts(coarse, transient), len(coarse), ordering)
+    return guard_of(drawn_prompts(coarse, transient), ordering)
+
+
+def guard_of(prompts: ArrayPrompts, ordering: Ordering = VIDEO) -> Guard:
+    return Guard(prompts, residual_levels(prompts, len(prompts.coarse)), ordering)

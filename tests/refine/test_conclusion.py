@@ -15,7 +15,6 @@ from t3dgs_masks.refine import (
     Conclusion,
     Doubt,
     FrameResult,
-    Guard,
     GuardOutcome,
     MaskletSet,
     Ordering,
@@ -44,6 +43,7 @@ from tests.refine.fakes import (
     box,
     draw_scene,
     drawn_prompts,
+    guard_of,
     residual,
 )
 
@@ -64,7 +64,7 @@ def settle(
     """Of a video; the filter keeps every object, or rejects all."""
     num_frames = len(prompts.coarse)
     config = RefineConfig(filter_threshold=2.0 if rejected else -1.0)
-    used = Guard(prompts, num_frames, VIDEO)
+    used = guard_of(prompts)
     concluded = Conclusion(found, prompts, config, num_frames, used).conclude([])
     assert concluded.guard is not None
     return list(concluded.verdicts), concluded.guard
@@ -306,7 +306,7 @@ def test_promptless_every_object_is_seen() -> None:
 
 def test_a_frame_is_looked_at_again_if_its_masks_have_changed() -> None:
     prompts = drawn_prompts([LEFT | RIGHT, LEFT], [LEFT | RIGHT, LEFT])
-    used = Guard(prompts, 2, VIDEO)
+    used = guard_of(prompts)
     found = masklets_of({0: LEFT, 1: LEFT}, {0: RIGHT})
     conclusion = Conclusion(found, prompts, RefineConfig(), 2, used)
     early = conclusion.preview(0, found.at_frame(0))
@@ -327,7 +327,7 @@ def test_a_frame_is_looked_at_again_if_its_masks_have_changed() -> None:
 
 def test_what_was_looked_at_is_not_read_again() -> None:
     prompts = drawn_prompts([LEFT] * 3, [LEFT] * 3)
-    used = Guard(prompts, 3, VIDEO)
+    used = guard_of(prompts)
     found = masklets_of(dict.fromkeys(range(3), LEFT))
     conclusion = Conclusion(found, prompts, RefineConfig(), 3, used)
     order = [0, 1, 2]

@@ -8,7 +8,17 @@ import pytest
 from t3dgs_masks import bits
 from t3dgs_masks.refine.evidence import FrameEvidence, RememberedPrompts, residual_levels
 from t3dgs_masks.types import BoolMask, FramePrompt
-from tests.refine.fakes import HEIGHT, LEFT, NOTHING, RIGHT, WIDTH, ArrayPrompts, box, residual
+from tests.refine.fakes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    NOTHING,
+    RIGHT,
+    WIDTH,
+    ArrayPrompts,
+    box,
+    residual,
+)
 
 
 def support(prompt: FramePrompt, part: BoolMask) -> float | None:
@@ -58,9 +68,17 @@ def test_residuals_that_say_nothing(prompts: ArrayPrompts, use: str) -> None:
 
 
 def test_those_who_look_at_one_frame_together_read_it_once() -> None:
-    prompts = ArrayPrompts([LEFT, RIGHT])
-    remembered = RememberedPrompts(prompts)
+    prompts = ArrayPrompts([LEFT, RIGHT, BOTTOM])
+    remembered = RememberedPrompts(prompts, 3)
     assert not remembered.has_residuals
-    for frame_idx in (0, 0, 1, 1, 0):
+    for frame_idx in (0, 0, 1, 1, 2, 2, 1, 0, 0):
         np.testing.assert_array_equal(remembered[frame_idx].coarse, prompts.coarse[frame_idx])
-    assert prompts.reads == [0, 1, 0]
+    assert prompts.reads == [0, 1, 2, 1, 0], "the next one is always read already"
+
+
+def test_a_prompt_that_cannot_be_read_is_told_when_it_is_due() -> None:
+    prompts = ArrayPrompts([LEFT])
+    remembered = RememberedPrompts(prompts, 2)
+    np.testing.assert_array_equal(remembered[0].coarse, LEFT)
+    with pytest.raises(IndexError):
+        remembered[1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from t3dgs_masks.masks import decode
+from t3dgs_masks.masks import decode, encode
 from t3dgs_masks.report.html_pictures import PICTURE_BUDGET, PictureCollector, Pictures
 from t3dgs_masks.types import BoolMask, FramePrompt, Image, Rle
 
@@ -60,7 +60,7 @@ def test_small_frames_stay_as_they_are() -> None:
     residual = np.linspace(0, 0.8, 48 * 64, dtype=np.float32).reshape(48, 64)
     collector = PictureCollector(1, 48, 64, num_masks=1)
     collector.add_prompt(0, FramePrompt(coarse, residual))
-    collector.add_frame(0, image, {7: mask})
+    collector.add_frame(0, image, {7: encode(mask)})
     pictures = collector.collected()
     assert pictures.grid == pictures.coarse_grid == (48, 64)
     assert np.array_equal(raster(pictures.masks[7][0], (48, 64)), mask)
@@ -77,7 +77,7 @@ def test_sampled_masks_add_up_like_the_masks() -> None:
     height, width = 1081, 1923
     first, second = blob(height, width, 1), blob(height, width, 2)
     collector = PictureCollector(1, height, width, num_masks=2)
-    collector.add_frame(0, None, {1: first, 2: second, 3: first | second})
+    collector.add_frame(0, None, {1: encode(first), 2: encode(second), 3: encode(first | second)})
     pictures = collector.collected()
     one, two, both = (raster(pictures.masks[i][0], pictures.grid) for i in (1, 2, 3))
     assert max(pictures.grid) <= 640
@@ -87,7 +87,7 @@ def test_sampled_masks_add_up_like_the_masks() -> None:
 
 def test_what_there_is_not_stays_out() -> None:
     collector = PictureCollector(2, 10, 10)
-    collector.add_frame(1, None, {1: np.ones((10, 10), bool)}, portraits_of=[1])
+    collector.add_frame(1, None, {1: encode(np.ones((10, 10), bool))}, portraits_of=[1])
     pictures = collector.collected()
     assert pictures.frames[0].photo is pictures.frames[1].photo is None
     assert pictures.portraits == {}
@@ -102,7 +102,7 @@ def test_a_portrait_shows_its_object(top_left: tuple[int, int]) -> None:
     mask[top_left[0] : top_left[0] + 10, top_left[1] : top_left[1] + 10] = True
     image[mask] = (250, 20, 20)
     collector = PictureCollector(1, 120, 160)
-    collector.add_frame(0, image, {1: mask}, portraits_of=[1])
+    collector.add_frame(0, image, {1: encode(mask)}, portraits_of=[1])
     portrait = opened(collector.collected().portraits[1])
     red = (portrait[..., 0] > 180) & (portrait[..., 1] < 90)
     assert 0.2 < red.mean() < 0.9
@@ -114,11 +114,12 @@ def test_three_hundred_frames_of_photographs_fit() -> None:
     """The budget is for the pictures; what else is on the page is a few kilobytes."""
     num_frames = 300
     photos = [textured(360, 640) for _ in range(4)]
-    masks = {k: blob(360, 640, k) for k in range(4)}
+    coarse = blob(360, 640, 0)
+    masks = {k: encode(blob(360, 640, k)) for k in range(4)}
     residual = np.abs(RNG.normal(0, 0.05, (360, 640))).astype(np.float32)
     collector = PictureCollector(num_frames, 360, 640, num_masks=num_frames * len(masks))
     for frame_idx in range(num_frames):
-        collector.add_prompt(frame_idx, FramePrompt(masks[0], residual))
+        collector.add_prompt(frame_idx, FramePrompt(coarse, residual))
         collector.add_frame(frame_idx, photos[frame_idx % 4], masks, masks if not frame_idx else ())
     assert characters(collector.collected()) < PICTURE_BUDGET
 
@@ -127,7 +128,7 @@ def test_even_noise_keeps_to_a_budget() -> None:
     noise = RNG.integers(0, 255, (270, 480, 3), dtype=np.uint8)
     collector = PictureCollector(40, 270, 480, num_masks=40, budget=1_200_000)
     for frame_idx in range(40):
-        collector.add_frame(frame_idx, noise, {1: blob(270, 480, frame_idx)})
+        collector.add_frame(frame_idx, noise, {1: encode(blob(270, 480, frame_idx))})
     pictures = collector.collected()
     assert characters(pictures) < 1_200_000
     sizes = [len(frame.photo or "") for frame in pictures.frames]
@@ -135,7 +136,7 @@ def test_even_noise_keeps_to_a_budget() -> None:
 
 
 def test_the_order_of_frames_changes_nothing() -> None:
-    photos, masks = [textured(90, 160) for _ in range(6)], {1: blob(90, 160, 1)}
+    photos, coarse = [textured(90, 160) for _ in range(6)], blob(90, 160, 1)
     residual = np.linspace(0, 0.8, 90 * 160, dtype=np.float32).reshape(90, 160)
 
     def collected(order: list[int], *, photos_first: bool) -> Pictures:
@@ -144,9 +145,9 @@ def test_the_order_of_frames_changes_nothing() -> None:
             if photos_first:
                 collector.add_photo(frame_idx, photos[frame_idx])
                 assert collector.has_photo(frame_idx)
-            collector.add_prompt(frame_idx, FramePrompt(masks[1], residual))
+            collector.add_prompt(frame_idx, FramePrompt(coarse, residual))
         for frame_idx in range(6):
-            collector.add_frame(frame_idx, photos[frame_idx], masks)
+            collector.add_frame(frame_idx, photos[frame_idx], {1: encode(coarse)})
         return collector.collected()
 
     assert collected([0, 1, 2, 3, 4, 5], photos_first=False) == collected(

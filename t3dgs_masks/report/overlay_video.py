@@ -1,0 +1,161 @@
+"""The overlay of a whole sequence, in parts that are encoded by themselves: a frame that is known
+can be drawn before the others are, and if it changes, its part alone is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+
+from t3dgs_masks import masks
+from t3dgs_masks.refine.conclusion import FrameResult
+from t3dgs_masks.report.overlay import overlay_frame
+from t3dgs_masks.report.video import VideoWriter, join_videos
+from t3dgs_masks.types import FrameSequence, Image
+
+PART_FRAMES = 32
+"""Each part begins with a whole picture, which costs bytes, and lets a player jump there."""
+
+
+class OverlayVideo:
+    """May be used by several threads at once.
+
+    Args:
+        folder: where the parts are kept.
+        frames: to draw on.
+        fps: frames per second.
+        is_wanted: asked before each frame is drawn; False: leave it.
+    """
+
+    def __init__(
+        self, folder: Path, frames: FrameSequence, fps: float, is_wanted: Callable[[], bool]
+    ) -> None:
+        starts = range(0, len(frames), PART_FRAMES)
+        self._parts = [
+            _Part(
+                folder / f"{start:06d}.mp4",
+                frames,
+                range(start, min(start + PART_FRAMES, len(frames))),
+                fps,
+                is_wanted,
+            )
+            for start in starts
+        ]
+
+    @property
+    def num_parts(self) -> int:
+        return len(self._parts)
+
+    def show(self, frame_idx: int, result: FrameResult) -> None:
+        """Say what a frame shows; draws it, and those that it held up.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self._parts[frame_idx // PART_FRAMES].show(frame_idx, result)
+
+    def parts_to_complete(self, results: Sequence[FrameResult]) -> list[int]:
+        """The parts that do not show these results of all frames."""
+        return [index for index, part in enumerate(self._parts) if not part.shows(results)]
+
+    def complete(self, part: int, results: Sequence[FrameResult]) -> None:
+        """Let a part show its share of these results of all frames.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self._parts[part].complete(results)
+
+    def join(self, path: Path) -> None:
+        """Put all parts, which are complete, together into one video.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        join_videos([part.path for part in self._parts], path)
+
+    def drop(self) -> None:
+        """Leave what is being written."""
+        for part in self._parts:
+            part.drop()
+
+
+class _Part:
+    """Some frames in a row, in a video of their own."""
+
+    def __init__(
+        self,
+        path: Path,
+        frames: FrameSequence,
+        span: range,
+        fps: float,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self.path = path
+        self._frames = frames
+        self._span = span
+        self._fps = fps
+        self._is_wanted = is_wanted
+        self._known: dict[int, FrameResult] = {}
+        self._shown: list[FrameResult] = []  # of the first frames of the span
+        self._video: VideoWriter | None = None  # None: not begun, or finished
+        self._drawing = Lock()
+
+    def show(self, frame_idx: int, result: FrameResult) -> None:
+        self._known[frame_idx] = result
+        # Who is drawing goes on with this frame when it comes to it; if that was about to stop,
+        # the second look sees it.
+        while self._is_due() and self._drawing.acquire(blocking=False):
+            try:
+                self._draw()
+            finally:
+                self._drawing.release()
+
+    def shows(self, results: Sequence[FrameResult]) -> bool:
+        return self._shown == [results[t] for t in self._span] and self._video is None
+
+    def complete(self, results: Sequence[FrameResult]) -> None:
+        with self._drawing:
+            wanted = [results[t] for t in self._span]
+            if self._video is None or self._shown != wanted[: len(self._shown)]:
+                self._begin_anew()
+            self._known = dict(zip(self._span, wanted, strict=True))
+            self._draw()
+
+    def drop(self) -> None:
+        with self._drawing:
+            self._begin_anew()
+
+    def _next(self) -> int:
+        return self._span.start + len(self._shown)
+
+    def _is_due(self) -> bool:
+        return self._next() in self._known and self._is_wanted()
+
+    def _begin_anew(self) -> None:
+        self._shown = []
+        if self._video is not None:
+            self._video.drop()
+            self._video = None
+
+    def _draw(self) -> None:
+        """Draw the frames that are known, as far as none is missing."""
+        while self._is_due():
+            frame_idx = self._next()
+            if self._video is None:
+                height, width = self._frames.height, self._frames.width
+                self._video = VideoWriter(self.path, self._fps, height, width)
+            result = self._known[frame_idx]
+            self._video.push(_drawn(self._frames[frame_idx], result))
+            self._shown.append(result)
+            if frame_idx == self._span[-1]:
+                self._video.finish()
+                self._video = None
+
+
+def _drawn(image: Image, result: FrameResult) -> Image:
+    return overlay_frame(
+        image,
+        kept=((object_id, masks.decode(mask)) for object_id, mask in result.kept.items()),
+        rejected=((object_id, masks.decode(mask)) for object_id, mask in result.rejected.items()),
+    )

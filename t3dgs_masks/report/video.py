@@ -1,0 +1,226 @@
+"""Videos, frame by frame, and one video made of several that continue each other."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from t3dgs_masks.errors import UserError
+from t3dgs_masks.types import Image
+
+# PyAV's own errors are not all OSErrors.
+_WRITE_ERRORS = (OSError, FFmpegError)
+
+_BT709 = 1  # the number of that standard in H.264's colour tables
+
+
+class VideoWriter:
+    """An H.264 video (MPEG-4 where PyAV has no x264) that frames are pushed to, one at a time.
+
+    A context manager: the file is there once it ends well and has a frame, and not otherwise.
+    Without one, `finish` or `drop` ends it.
+    """
+
+    def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
+        """Open the video.
+
+        Args:
+            path: the mp4 file; its folder is made if need be.
+            fps: frames per second, above 0.
+            height: of the frames, pixels.
+            width: of the frames, pixels.
+
+        Raises:
+            UserError: `fps` is not above 0, or the file cannot be written.
+        """
+        if not 0 < fps < float("inf"):
+            raise UserError(f"{fps} is not a frame rate; --fps must be above 0.")
+        self._path = path
+        self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
+        self._height, self._width = height, width
+        self._num_frames = 0
+        self._file: BinaryIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A file of our own: FFmpeg would read a name like `a:b.mp4` as an address.
+            self._file = self._temporary.open("wb")
+            self._container = av.open(self._file, "w", format="mp4")
+            self._stream = self._add_stream(Fraction(fps).limit_denominator(1001))
+        except _WRITE_ERRORS as error:
+            self.drop()
+            raise _user_error(self._path, error) from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.drop()
+
+    def finish(self) -> None:
+        """Put the file in place, if there is any frame.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        if self._num_frames == 0:
+            self.drop()
+            return
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._close_file()
+            self._temporary.replace(self._path)
+        except _WRITE_ERRORS as failure:
+            self.drop()
+            raise _user_error(self._path, failure) from failure
+        except BaseException:
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Leave nothing behind, whatever state the video is in."""
+        with suppress(*_WRITE_ERRORS, ValueError, AttributeError):
+            self._container.close()
+        with suppress(OSError):
+            self._close_file()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    def push(self, image_rgb: Image) -> None:
+        """Append a frame, [H, W, 3] uint8 RGB.
+
+        Raises:
+            ValueError: it is not of the size given at the start.
+            UserError: the file cannot be written.
+        """
+        if image_rgb.shape != (self._height, self._width, 3):
+            raise ValueError(
+                f"frame of shape {image_rgb.shape} in a video of {self._height} x {self._width}"
+            )
+        frame = av.VideoFrame.from_ndarray(_even(image_rgb), format="rgb24")
+        converted = frame.reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        converted.pts = self._num_frames
+        converted.time_base = 1 / self._rate
+        try:
+            self._container.mux(self._stream.encode(converted))
+        except _WRITE_ERRORS as error:
+            raise _user_error(self._path, error) from error
+        self._num_frames += 1
+
+    def _add_stream(self, rate: Fraction) -> VideoStream:
+        self._rate = rate
+        has_x264 = "libx264" in av.codecs_available
+        stream = self._container.add_stream("libx264" if has_x264 else "mpeg4", rate=rate)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = _next_even(self._height), _next_even(self._width)
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.time_base = 1 / rate
+        # Players guess by size what is not written down.
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = ColorRange.MPEG
+        if has_x264:
+            # With its macroblock tree, x264 gives small frames other bytes from run to run.
+            context.options = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
+        else:
+            context.bit_rate = max(400_000, stream.height * stream.width * 4)
+        return stream
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def join_videos(parts: Sequence[Path], path: Path) -> None:
+    """Write one video that shows those `parts` (at least one) one after the other. Nothing is
+    encoded anew.
+
+    Args:
+        parts: mp4 files that `VideoWriter` wrote, of one size and frame rate.
+        path: the mp4 file; what is there is replaced, by a whole file or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        # Files of our own: FFmpeg would read a name like `a:b.mp4` as an address.
+        with temporary.open("wb") as file:
+            joined = av.open(file, "w", format="mp4")
+            try:
+                _append_all(joined, parts)
+                joined.close()
+            except BaseException:
+                with suppress(*_WRITE_ERRORS):
+                    joined.close()  # which fails once more
+                raise
+        temporary.replace(path)
+    except _WRITE_ERRORS as error:
+        raise _user_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _append_all(joined: OutputContainer, parts: Sequence[Path]) -> None:
+    stream: VideoStream | None = None
+    begin = 0  # of the next part, in the units of its stream
+    for part in parts:
+        with part.open("rb") as file, av.open(file, "r", format="mp4") as source:
+            assert isinstance(source, InputContainer)
+            video = source.streams.video[0]
+            assert video.time_base is not None
+            assert video.average_rate is not None
+            if stream is None:
+                stream = joined.add_stream_from_template(video)
+                stream.time_base = video.time_base
+            for packet in source.demux(video):
+                if packet.dts is None or packet.pts is None:
+                    continue  # the last one, which is empty
+                packet.dts, packet.pts = packet.dts + begin, packet.pts + begin
+                packet.stream = stream
+                joined.mux(packet)
+            begin += round(video.frames / video.average_rate / video.time_base)
+
+
+def _user_error(path: Path, error: OSError | FFmpegError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    why = "the disk is full; free some space and retry" if full else error.strerror or error
+    return UserError(f"cannot write the video {path}: {why}.")
+
+
+def _next_even(length: int) -> int:
+    return length + length % 2
+
+
+def _even(image: Image) -> NDArray[np.uint8]:
+    """[H, W, 3] with its last row and column repeated where H or W is odd (4:2:0 needs pairs)."""
+    height, width = image.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return np.ascontiguousarray(image)
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
