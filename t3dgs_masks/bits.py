@@ -51,8 +51,9 @@ def share(part: BitMask, region: BitMask) -> float:
     return count(part & region) / area if area else 0.0
 
 
-def encode(mask: BitMask) -> Rle:
-    """`BitMask` -> `Rle`."""
+def run_lengths(mask: BitMask) -> NDArray[np.int64]:
+    """[R] int64 lengths of runs of equal pixels, columns first, beginning with those that are
+    False (0 if there are none)."""
     words, size = mask.words, mask.height * mask.width
     before = words << np.uint64(1)  # every pixel's predecessor in its own place
     before[1:] |= words[:-1] >> np.uint64(_WORD_BITS - 1)
@@ -62,9 +63,15 @@ def encode(mask: BitMask) -> Rle:
     turns = np.flatnonzero(np.unpackbits(changes[where].view(np.uint8), bitorder="little"))
     places = where[turns // _WORD_BITS] * _WORD_BITS + turns % _WORD_BITS
     places = places[places < size]  # the end of the mask is no change
-    runs = np.diff(places, prepend=0, append=size)
+    return np.diff(places, prepend=0, append=size)
+
+
+def encode(mask: BitMask) -> Rle:
+    """`BitMask` -> `Rle`."""
     encoded: Any = coco.frPyObjects(
-        {"size": [mask.height, mask.width], "counts": runs.tolist()}, mask.height, mask.width
+        {"size": [mask.height, mask.width], "counts": run_lengths(mask).tolist()},
+        mask.height,
+        mask.width,
     )
     return Rle(mask.height, mask.width, bytes(encoded["counts"]))
 
@@ -84,7 +91,7 @@ def run_pixels(rle: Rle) -> NDArray[np.uint8]:
     Raises:
         ValueError: it is no encoding of a mask of its size.
     """
-    runs = run_lengths(rle.counts)
+    runs = parsed_run_lengths(rle.counts)
     if runs.min() < 0 or int(runs.sum()) != rle.height * rle.width:
         raise ValueError("broken run-length encoding")
     return np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs)
@@ -101,7 +108,7 @@ def columns_first(mask: BoolMask) -> NDArray[np.uint8]:
     return turned
 
 
-def run_lengths(counts: bytes) -> NDArray[np.int64]:
+def parsed_run_lengths(counts: bytes) -> NDArray[np.int64]:
     """[R] int64 run lengths of COCO's compressed string, beginning with pixels that are False.
 
     Each run is a little-endian chain of 5-bit groups (bit 5: more follow; bit 4 of the last: sign);

@@ -14,7 +14,7 @@ from PIL import Image as PilImage
 from t3dgs_masks import cli, masks
 from t3dgs_masks.evaluate import transient_scores
 from t3dgs_masks.io.outputs import read_masklets
-from t3dgs_masks.refine.guard import COARSE_REASON
+from t3dgs_masks.refine.settling import COARSE_REASON
 from t3dgs_masks.synthetic.capture import Capture, CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import CoarsePrompts, half_trained_prompts
 from t3dgs_masks.synthetic.dataset import DatasetPaths, write_nerfstudio

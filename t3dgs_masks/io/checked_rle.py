@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t3dgs_masks.bits import run_lengths
+from t3dgs_masks.bits import parsed_run_lengths
 from t3dgs_masks.types import Rle
 
 
@@ -20,7 +20,7 @@ def checked_rle(height: int, width: int, counts: bytes) -> Rle:
     """
     if not isinstance(counts, bytes):
         raise TypeError("run-length encoding is not made of bytes")
-    runs = run_lengths(counts)
+    runs = parsed_run_lengths(counts)
     # pycocotools, which unites masks, trusts the runs: one that is wrong would write outside of its
     # buffer.
     if runs.min(initial=0) < 0 or int(runs.sum()) != height * width:

@@ -68,6 +68,11 @@ class LruCache(Generic[Key, Value]):
             self._values.move_to_end(key)
         return value
 
+    def demote(self, key: Key) -> None:
+        """Let this value, if it is there, be the first to make room."""
+        if key in self._values:
+            self._values.move_to_end(key, last=False)
+
     def drop(self, key: Key) -> None:
         value = self._values.pop(key, None)
         if value is not None:
@@ -220,8 +225,10 @@ class FrameFeatureCache:
         moving = [(frame_idx, features)]
         if self._on_device is not None:
             moving = self._on_device.put(frame_idx, features)
+            # What is in both places is not missed in one of them.
+            self._on_host.demote(frame_idx)
         for moving_idx, leaving in moving:
-            if moving_idx not in self._on_host:
+            if self._on_host.get(moving_idx) is None:
                 self._on_host.put(moving_idx, leaving.to(torch.device("cpu")))
         return features
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +18,32 @@ from numpy.typing import NDArray
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
-from sam2.utils.amg import (
-    MaskData,
-    batched_mask_to_box,
-    calculate_stability_score,
-    mask_to_rle_pytorch,
-)
+from sam2.utils.amg import MaskData, batched_mask_to_box, calculate_stability_score
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from t3dgs_masks import bits
 from t3dgs_masks.config import ProposalConfig
-from t3dgs_masks.masks import decode, encode
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.out_of_memory import with_relief
-from t3dgs_masks.types import FrameSequence, Image, Proposal, Rle
+from t3dgs_masks.sam.packing import packed
+from t3dgs_masks.sam.upsampled import Enlarger
+from t3dgs_masks.types import BitMask, FrameSequence, Image, Proposal
 
 _MASKS_AT_FRAME_SIZE = 16
-_SMALL = ("logits", "iou_preds", "points")
+_MASKS_AT_ONCE = 32  # small ones
+_WORTH_IT = 4  # times as many pixels as the small masks have, from which on not to enlarge pays
+
+
+@dataclass(frozen=True)
+class _Enlarged:
+    """P masks at frame size."""
+
+    stability: Tensor  # [P] float32
+    boxes: Tensor  # [P, 4] int64 left, top, right, bottom
+    masks: list[BitMask]
 
 
 class _KeepSize:
@@ -89,10 +97,11 @@ class _CachedFeaturePredictor(SAM2ImagePredictor):
 class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
     """SAM2's mask generator over cached features.
 
-    The stock one brings every mask to frame size before it looks at the predicted IoU; here only
-    those that pass get there, a few at a time. It removes small regions on the CPU, as SAM1's
-    does; SAM2's own way needs a CUDA extension that most installs lack and silently skips it
-    there.
+    The stock one brings every mask to frame size and encodes it before it looks for duplicates.
+    Here only those that are left in the end get there; of the others, hundreds or thousands, no
+    more is worked out than what decides about them (`upsampled`). It removes small regions on the
+    CPU, as SAM1's does; SAM2's own way needs a CUDA extension that most installs lack and silently
+    skips it there.
     """
 
     def __init__(
@@ -109,11 +118,20 @@ class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
         )
         self.min_mask_region_area = config.min_mask_region_area
         self.predictor: _CachedFeaturePredictor = _CachedFeaturePredictor(model, features)
+        self._enlargers: dict[tuple[tuple[int, int], tuple[int, int]], Enlarger] = {}
+        self._small: list[Tensor] = []  # [h, w] logits of the image at hand, on the host
 
     def _generate_masks(self, image: Image) -> MaskData:
+        self._small = []
         data = super()._generate_masks(image)
-        # Only what is left of hundreds of masks gets the bulky form that the generator works with.
-        data["rles"] = [_uncompressed(rle) if isinstance(rle, Rle) else rle for rle in data["rles"]]
+        small, self._small = self._small, []
+        left = [small[slot] for slot in data["rles"] if isinstance(slot, int)]
+        if left:
+            size = (image.shape[0], image.shape[1])
+            parts = torch.stack(left).split(_MASKS_AT_FRAME_SIZE)
+            found = [self._at_frame_size(part, size) for part in parts]
+            data["rles"] = [_uncompressed(mask) for one in found for mask in one.masks]
+            data["stability_score"] = torch.cat([one.stability for one in found]).cpu().numpy()
         if self.min_mask_region_area > 0:
             nms_thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
             data = self.postprocess_small_regions(data, self.min_mask_region_area, nms_thresh)
@@ -123,7 +141,8 @@ class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
         self, points: NDArray[np.float64], im_size: tuple[int, int], *_: object, **__: object
     ) -> MaskData:
         """As automatic_mask_generator.py:_process_batch does it for a whole image, where no box
-        can touch the edge of a crop."""
+        can touch the edge of a crop. Masks stay small, and wait on the host; as "rles" come their
+        places among them."""
         pixels = torch.as_tensor(points, dtype=torch.float32, device=self.predictor.device)
         coords = self.predictor._transforms.transform_coords(
             pixels, normalize=True, orig_hw=im_size
@@ -131,40 +150,69 @@ class _Sam2MaskGenerator(SAM2AutomaticMaskGenerator):
         labels = torch.ones(len(coords), dtype=torch.int, device=coords.device)
         logits, ious = self.predictor.predict_small(coords[:, None, :], labels[:, None])
         points_of = pixels.repeat_interleave(logits.shape[1], dim=0)
-        small = MaskData(
-            logits=logits.flatten(0, 1), iou_preds=ious.flatten(0, 1), points=points_of
+        data = MaskData(
+            logits=logits.flatten(0, 1).float(), iou_preds=ious.flatten(0, 1), points=points_of
         )
         if self.pred_iou_thresh > 0:
-            small.filter(small["iou_preds"] > self.pred_iou_thresh)
-        data = MaskData()
-        for start in range(0, max(1, len(small["iou_preds"])), _MASKS_AT_FRAME_SIZE):
-            here = slice(start, start + _MASKS_AT_FRAME_SIZE)
-            logits, ious, points_of = (small[name][here] for name in _SMALL)
-            data.cat(self._at_frame_size(logits, ious, points_of, im_size))
+            data.filter(data["iou_preds"] > self.pred_iou_thresh)
+        judged = [self._judged(part, im_size) for part in data["logits"].split(_MASKS_AT_ONCE)]
+        data["boxes"] = torch.cat([boxes for _, boxes in judged])
+        data.filter(torch.cat([is_stable for is_stable, _ in judged]))
+        data["rles"] = list(range(len(self._small), len(self._small) + len(data["logits"])))
+        self._small += data["logits"].cpu()
+        del data["logits"]
         return data
 
-    def _at_frame_size(
-        self, logits: Tensor, ious: Tensor, points: Tensor, size: tuple[int, int]
-    ) -> MaskData:
-        """Stable masks, with boxes and run-length encoded, of [P, h, w] logits."""
-        full = F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)
-        full = full[:, 0]
+    def _judged(self, logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """([P] whether they are stable, [P, 4] int64 boxes) of [P, h, w] logits at frame size."""
+        small = (logits.shape[1], logits.shape[2])
+        bounds = None
+        if size[0] * size[1] > _WORTH_IT * small[0] * small[1]:
+            bounds = self._enlarger(small, size, logits.device).bounds(logits)
+        if bounds is None:
+            found = [self._at_frame_size(part, size) for part in logits.split(_MASKS_AT_FRAME_SIZE)]
+            stability = torch.cat([one.stability for one in found])
+            return self._is_stable(stability), torch.cat([one.boxes for one in found])
+        (least_inner, least_outer), (most_inner, most_outer) = bounds.areas
+        is_stable = self._is_stable(least_inner / most_outer)
+        boxes = bounds.boxes[0]
+        is_open = is_stable != self._is_stable(most_inner / least_outer)
+        is_open |= (boxes != bounds.boxes[1]).any(dim=1)
+        for slot in is_open.nonzero()[:, 0]:
+            exact = self._at_frame_size(logits[slot, None], size)
+            is_stable[slot] = self._is_stable(exact.stability)[0]
+            boxes[slot] = exact.boxes[0]
+        return is_stable, boxes
+
+    def _is_stable(self, stability: Tensor) -> Tensor:
+        if self.stability_score_thresh <= 0:
+            return torch.ones_like(stability, dtype=torch.bool)
+        return stability >= self.stability_score_thresh
+
+    def _at_frame_size(self, logits: Tensor, size: tuple[int, int]) -> _Enlarged:
+        """[P, h, w] logits at frame size."""
+        device = self.predictor.device
+        full = F.interpolate(
+            logits[:, None].to(device), size, mode="bilinear", align_corners=False
+        )[:, 0]
         stability = calculate_stability_score(
             full, self.mask_threshold, self.stability_score_offset
         )
-        data = MaskData(masks=full, iou_preds=ious, points=points, stability_score=stability)
-        if self.stability_score_thresh > 0:
-            data.filter(stability >= self.stability_score_thresh)
-        found = data["masks"] > self.mask_threshold
-        data["boxes"] = batched_mask_to_box(found)
-        data["rles"] = [encode(mask) for mask in found.cpu().numpy()]
-        del data["masks"]
-        return data
+        masks = full > self.mask_threshold
+        return _Enlarged(stability, batched_mask_to_box(masks), packed(masks))
+
+    def _enlarger(
+        self, small: tuple[int, int], large: tuple[int, int], device: torch.device
+    ) -> Enlarger:
+        if (small, large) not in self._enlargers:
+            levels = [self.mask_threshold + s * self.stability_score_offset for s in (1, -1)]
+            self._enlargers[small, large] = Enlarger(small, large, tuple(levels), device)
+        return self._enlargers[small, large]
 
 
-def _uncompressed(rle: Rle) -> dict[str, Any]:
+def _uncompressed(mask: BitMask) -> dict[str, Any]:
     """Run lengths as lists of numbers, as SAM's generators have them."""
-    return mask_to_rle_pytorch(torch.from_numpy(decode(rle))[None])[0]
+    return {"size": [mask.height, mask.width], "counts": bits.run_lengths(mask).tolist()}
 
 
 @contextmanager

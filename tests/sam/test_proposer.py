@@ -82,11 +82,17 @@ def test_sam2_proposals_are_the_stock_generators(trained_sam2, cpu: Precision, c
     assert found == expected
 
 
-@pytest.mark.parametrize("config", [LENIENT, STRICT], ids=["lenient", "strict"])
-def test_masks_that_are_enlarged_last_are_the_same(trained_sam2, cpu: Precision, config):
+MIDDLING = ProposalConfig(pred_iou_thresh=0.0, stability_score_thresh=0.48)
+
+
+@pytest.mark.parametrize("size", [(96, 136), (270, 480), (531, 300)])
+@pytest.mark.parametrize(
+    "config", [LENIENT, STRICT, MIDDLING], ids=["lenient", "strict", "middling"]
+)
+def test_masks_that_are_enlarged_last_are_the_same(trained_sam2, cpu: Precision, config, size):
     """At another frame size than the network's: the stock generator's own steps on our features."""
-    sequence = blob_sequence(2, 2, 96, 136)
-    points = grid(96, 136, 6)
+    sequence = blob_sequence(2, 2, *size)
+    points = grid(*size, 6)
     proposer = Sam2Proposer(
         trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), cpu, config
     )
@@ -96,6 +102,25 @@ def test_masks_that_are_enlarged_last_are_the_same(trained_sam2, cpu: Precision,
     expected = of_proposals(proposer.propose(1, points))
     assert expected
     assert found == expected
+
+
+def test_of_many_masks_few_are_enlarged(trained_sam2, cpu: Precision, monkeypatch):
+    sequence = blob_sequence(2, 2, 270, 480)
+    proposer = Sam2Proposer(
+        trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), cpu, STRICT
+    )
+    enlarged = 0
+    at_frame_size = proposer._generator._at_frame_size
+
+    def counted(logits, size):
+        nonlocal enlarged
+        enlarged += len(logits)
+        return at_frame_size(logits, size)
+
+    monkeypatch.setattr(proposer._generator, "_at_frame_size", counted)
+    proposals = proposer.propose(1, grid(270, 480, 12))
+    assert proposals
+    assert len(proposals) <= enlarged < 60, "of 432 masks"
 
 
 def test_sam2_proposals_reuse_the_trackers_features(trained_sam2, cpu: Precision):
