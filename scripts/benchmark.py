@@ -224,12 +224,15 @@ class Discs:
 class DiscProposer:
     """Asks the real proposer, then says the discs, on the first frame only."""
 
-    def __init__(self, real: Proposer, discs: Discs) -> None:
+    def __init__(self, real: Proposer, discs: Discs, units: UnitTimes) -> None:
         self._real = real
         self._discs = discs
+        self._units = units
 
     def propose(self, frame_idx: int, points_xy: NDArray[np.float32]) -> list[Proposal]:
+        self._units.is_proposing = True
         self._real.propose(frame_idx, points_xy)
+        self._units.is_proposing = False
         if frame_idx > 0:
             return []
         return [
@@ -309,6 +312,8 @@ class UnitTimes:
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.wall: _Times = {name: defaultdict(list) for name in _UNITS}
         self.cpu: _Times = {name: defaultdict(list) for name in _UNITS}
+        self.is_proposing = False
+        """Calls from now on are those of the proposer."""
         self._device = device
         # What other threads do beside the network is not the network's time.
         self._cpu_time = time.thread_time if torch.get_num_threads() == 1 else time.process_time
@@ -329,6 +334,8 @@ class UnitTimes:
             wall, cpu = self._now()
             begun_wall, begun_cpu = self._begun[name]
             shape = _shape(name, args, kwargs)
+            if name == "mask_decoder":
+                shape = (*shape, int(self.is_proposing))
             self.wall[name][shape].append(wall - begun_wall)
             self.cpu[name][shape].append(cpu - begun_cpu)
 
@@ -346,9 +353,8 @@ def _shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Shape:
         memory: Tensor = kwargs["memory"]
         return memory.shape[1], memory.shape[0]
     if name == "mask_decoder":
-        # Point prompts (proposals) come as sparse embeddings; for tracking there is a dummy one.
         sparse: Tensor = kwargs["sparse_prompt_embeddings"]
-        return sparse.shape[0], sparse.shape[1]
+        return (sparse.shape[0],)
     return (args[0].shape[0],)
 
 
@@ -374,9 +380,10 @@ def run_case(
 
     def adapt(networks: Networks) -> None:
         tracker = DiscTracker(networks.tracker, discs)
-        seen.append((tracker, UnitTimes(networks.sam2.model, networks.sam2.device)))
+        units = UnitTimes(networks.sam2.model, networks.sam2.device)
+        seen.append((tracker, units))
         networks.tracker = tracker
-        networks.proposer = DiscProposer(networks.proposer, discs)
+        networks.proposer = DiscProposer(networks.proposer, discs, units)
 
     with tempfile.TemporaryDirectory(dir=scene.parent) as out:
         refine_settings = RefineSettings(
@@ -440,12 +447,12 @@ def floor(tracker: DiscTracker, seen: _Times, case: Case) -> float:
     # A call per object costs the official predictor what it costs; ours are counted as batches.
     seconds = sum(medians["memory_attention"][shape] * len(attention[shape]) for shape in attention)
     seconds += case.frames * unit("image_encoder", 1)
-    seconds += tracker.steps * unit("mask_decoder", batch, 2)
+    seconds += tracker.steps * unit("mask_decoder", batch, 0)
     seconds += tracker.steps_remembered * unit("memory_encoder", batch)
-    seconds += len(tracker.pointed_at) / batch * unit("mask_decoder", batch, 2)
+    seconds += len(tracker.pointed_at) / batch * unit("mask_decoder", batch, 0)
     seconds += len(tracker.conditioned) / batch * unit("memory_encoder", batch)
     for shape, times in seen["mask_decoder"].items():
-        if shape[1] > 2:  # the proposals of the first frame
+        if shape[1]:  # proposals
             seconds += len(times) * medians["mask_decoder"][shape]
     return seconds
 
