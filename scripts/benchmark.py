@@ -26,6 +26,7 @@ past, the only ones that SAM2 reads. Pixels, files, prompts and everything else 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -68,6 +69,7 @@ TrackerName = Literal["sam2", "official"]
 
 PRESETS = Path(__file__).parent.parent / "configs"
 _MIB = 2**20
+_STEPS_PER_COUNT = 20
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ class Row:
     """From the first twenty frames (or half of them) to the last step of the last pass."""
     peak_rss_growth_mb_per_frame: float | None
     """Of the peak, between the shortest and the longest sequence; None if there is but one."""
+    tensor_growth_mb_per_frame: float
+    """What tensors hold (on a CUDA device: there), from the end of the first pass to that of the
+    last one."""
     peak_vram_mb: float | None
     bytes_written_per_frame: float
     reference_bytes_per_frame: int
@@ -259,6 +264,8 @@ class DiscTracker:
         self.steps_remembered = 0  # those that a later step of the same propagation follows
         self.rss_mb: list[float] = []
         """After every step."""
+        self.tensor_mb: list[float] = []
+        """After every twentieth."""
 
     def forget(self) -> None:
         self._given = []
@@ -272,6 +279,8 @@ class DiscTracker:
     def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
         for position, tracked in enumerate(self._real.propagate(start_frame_idx, reverse=reverse)):
             self.rss_mb.append(rss_mb())
+            if self.steps % _STEPS_PER_COUNT == 0:
+                self.tensor_mb.append(tensor_mb())
             self.steps += 1
             self.steps_remembered += position > 0
             self.pointed_at.update(
@@ -364,6 +373,18 @@ def rss_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
 
 
+def tensor_mb() -> float:
+    """What tensors hold now, MiB: on a CUDA device, or anywhere if there is none. What does not
+    grow here does not grow on a device, where the same tensors would be."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / _MIB
+    storages = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in (t.untyped_storage() for t in gc.get_objects() if isinstance(t, Tensor))
+    }
+    return sum(storages.values()) / _MIB
+
+
 def written_bytes() -> int:
     """Bytes that this process has handed to the system for writing so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
@@ -419,6 +440,7 @@ def run_case(
         "cpu_floor": floor(tracker, units.cpu, case),
         "peak_rss_mb": peak_rss_mb,
         "rss_growth_mb": max(tracker.rss_mb[-10:]) - tracker.rss_mb[min(20, case.frames // 2)],
+        "tensor_growth_mb": tracker.tensor_mb[-1] - tracker.tensor_mb[len(tracker.tensor_mb) // 3],
         "peak_vram_mb": report.peak_vram_mb,
         "written_bytes": written,
         "unit_cpu_seconds": {
@@ -558,6 +580,7 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         peak_rss_mb=typical["peak_rss_mb"],
         rss_growth_mb_per_frame=typical["rss_growth_mb"] / case.frames,
         peak_rss_growth_mb_per_frame=_peak_growth(case, results),
+        tensor_growth_mb_per_frame=typical["tensor_growth_mb"] / case.frames,
         peak_vram_mb=typical["peak_vram_mb"],
         bytes_written_per_frame=typical["written_bytes"] / case.frames,
         reference_bytes_per_frame=4 * case.objects * height * width,
@@ -643,6 +666,7 @@ _COLUMNS = {
     "RSS MB": lambda row: f"{row.peak_rss_mb:.0f}",
     "+MB/frame": lambda row: f"{row.rss_growth_mb_per_frame:.3f}",
     "peak +MB/frame": lambda row: _number(row.peak_rss_growth_mb_per_frame, 3),
+    "tensors +MB/frame": lambda row: f"{row.tensor_growth_mb_per_frame:.4f}",
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",

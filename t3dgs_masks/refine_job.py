@@ -369,7 +369,7 @@ def _proposer(
     config = _proposal_config(settings, sam2 if sam1 is None else sam1)
     if sam1 is not None:
         return Sam1Proposer(sam1.model, features.frames, config)
-    return Sam2Proposer(sam2.model, features, sam2.precision, config)
+    return Sam2Proposer(sam2.model, features, config)
 
 
 def _proposal_config(settings: RefineSettings, checkpoint: LoadedCheckpoint) -> ProposalConfig:

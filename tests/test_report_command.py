@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as PilImage
 
 from t3dgs_masks import cli
-from t3dgs_masks.io.outputs import read_masklets
+from t3dgs_masks.io.outputs import ResultFolder, read_masklets
 from t3dgs_masks.masks import decode
 from t3dgs_masks.report.html import ReportPage, read_page
 from t3dgs_masks.types import Rle
@@ -255,6 +255,15 @@ def test_what_is_no_result_is_refused(command, tmp_path):
     (tmp_path / "empty").mkdir()
     assert command("report", tmp_path / "empty").code == 2
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_result_that_a_run_is_writing_to_is_left_alone(command, result):
+    with ResultFolder.open(result).held():
+        run = command("report", result)
+    assert run.code == 2
+    assert "another run is writing to" in run.err
+    assert not (result / "report.html").exists()
+    assert command("report", result).code == 0
 
 
 def test_without_report_json_the_page_says_less(command, result, frames):

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +28,7 @@ from t3dgs_masks.io.checked_rle import checked_rle
 from t3dgs_masks.io.file_lock import locked
 from t3dgs_masks.io.identity import RunIdentity
 from t3dgs_masks.io.plain_json import plain
+from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.masks import TransientMask, decode, encode
 from t3dgs_masks.types import BoolMask, NetworkCalls, Rle
 
@@ -215,16 +215,16 @@ class ResultFolder:
         path, data = self.path / publish.MANIFEST, _as_json(contents)
         with _as_user_error(f"cannot write {publish.MANIFEST} to {self.path}"):
             if not path.is_file() or path.read_bytes() != data:
-                _write_atomically(path, data)
+                write_whole(path, data)
 
     def write_page(self, html: str) -> None:
         """Replace ``report.html`` of a complete result.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written to.
+            UserError: the disk is full, the folder cannot be written to, or a run is writing to it.
         """
-        with _as_user_error(f"cannot write {PAGE} to {self.path}"):
-            _write_atomically(self.path / PAGE, html.encode())
+        with self.held(), _as_user_error(f"cannot write {PAGE} to {self.path}"):
+            write_whole(self.path / PAGE, html.encode())
 
     def stored_identity(self) -> RunIdentity | None:
         """What the result that is here was made from; None if there is none."""
@@ -473,7 +473,7 @@ class StagedResult:
     def _write(self, path: Path, data: bytes) -> None:
         with _as_user_error(f"cannot write {path.name} to {self.out}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, data)
+            write_whole(path, data)
 
 
 # --- reading back ---------------------------------------------------------------------------------
@@ -613,17 +613,6 @@ def _user_error(failed: str, error: OSError) -> UserError:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):  # something is in it, or it is gone
         folder.rmdir()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    # A name of its own: adding to a long name could make it too long for the file system.
-    temporary = path.with_name(f".{os.getpid()}-{get_ident()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _as_json(contents: Mapping[str, Any]) -> bytes:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from t3dgs_masks import bits
 from t3dgs_masks.config import ProposalConfig
-from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.out_of_memory import with_relief
 from t3dgs_masks.sam.packing import packed
@@ -233,7 +232,6 @@ class Sam2Proposer:
     Args:
         model: a SAM2 model in eval mode.
         features: the feature cache, shared with the tracker.
-        precision: autocast settings of the model's device.
         config: thresholds.
     """
 
@@ -241,11 +239,9 @@ class Sam2Proposer:
         self,
         model: SAM2Base,
         features: FrameFeatureCache,
-        precision: Precision,
         config: ProposalConfig,
     ) -> None:
         self._features = features
-        self._precision = precision
         with _without_scripting():
             self._generator = _Sam2MaskGenerator(model, features, config)
 

@@ -44,6 +44,6 @@ def test_proposals_on_the_device():
     loaded = load_sam2("tiny-synthetic", device="cuda")
     sequence = blob_sequence(1, 2)
     features = FrameFeatureCache(loaded.model, sequence, loaded.precision)
-    proposer = Sam2Proposer(loaded.model, features, loaded.precision, ProposalConfig(0.0, 0.0))
+    proposer = Sam2Proposer(loaded.model, features, ProposalConfig(0.0, 0.0))
     proposals = proposer.propose(0, grid(sequence.height, sequence.width, 4))
     assert proposals

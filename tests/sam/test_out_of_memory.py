@@ -53,9 +53,7 @@ def test_sam2_proposes_the_same_in_smaller_batches(
     random_sam2: SAM2VideoPredictor, sequence: BlobSequence, cpu: Precision, most: int
 ) -> None:
     def proposer() -> Sam2Proposer:
-        return Sam2Proposer(
-            random_sam2, FrameFeatureCache(random_sam2, sequence, cpu), cpu, LENIENT
-        )
+        return Sam2Proposer(random_sam2, FrameFeatureCache(random_sam2, sequence, cpu), LENIENT)
 
     points = grid(sequence.height, sequence.width, 4)
     expected = proposer().propose(0, points)
@@ -85,7 +83,7 @@ def test_no_room_for_a_single_point(
     random_sam2: SAM2VideoPredictor, sequence: BlobSequence, cpu: Precision
 ) -> None:
     features = FrameFeatureCache(random_sam2, sequence, cpu)
-    proposer = Sam2Proposer(random_sam2, features, cpu, LENIENT)
+    proposer = Sam2Proposer(random_sam2, features, LENIENT)
     with room_for(0, random_sam2.sam_mask_decoder) as batches:  # noqa: SIM117
         with pytest.raises(torch.OutOfMemoryError):
             proposer.propose(0, grid(sequence.height, sequence.width, 4))

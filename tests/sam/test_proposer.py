@@ -77,7 +77,7 @@ def test_sam2_proposals_are_the_stock_generators(trained_sam2, cpu: Precision, c
     stock.predictor._bb_feat_sizes = [(size // s, size // s) for s in (4, 8, 16)]
     expected = of_records(stock.generate(sequence[1]))
     features = FrameFeatureCache(trained_sam2, sequence, cpu)
-    found = of_proposals(Sam2Proposer(trained_sam2, features, cpu, config).propose(1, points))
+    found = of_proposals(Sam2Proposer(trained_sam2, features, config).propose(1, points))
     assert expected
     assert found == expected
 
@@ -93,9 +93,7 @@ def test_masks_that_are_enlarged_last_are_the_same(trained_sam2, cpu: Precision,
     """At another frame size than the network's: the stock generator's own steps on our features."""
     sequence = blob_sequence(2, 2, *size)
     points = grid(*size, 6)
-    proposer = Sam2Proposer(
-        trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), cpu, config
-    )
+    proposer = Sam2Proposer(trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), config)
     found = of_proposals(proposer.propose(1, points))
     generator = proposer._generator
     generator._process_batch = partial(SAM2AutomaticMaskGenerator._process_batch, generator)
@@ -106,9 +104,7 @@ def test_masks_that_are_enlarged_last_are_the_same(trained_sam2, cpu: Precision,
 
 def test_of_many_masks_few_are_enlarged(trained_sam2, cpu: Precision, monkeypatch):
     sequence = blob_sequence(2, 2, 270, 480)
-    proposer = Sam2Proposer(
-        trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), cpu, STRICT
-    )
+    proposer = Sam2Proposer(trained_sam2, FrameFeatureCache(trained_sam2, sequence, cpu), STRICT)
     enlarged = 0
     at_frame_size = proposer._generator._at_frame_size
 
@@ -130,7 +126,7 @@ def test_sam2_proposals_reuse_the_trackers_features(trained_sam2, cpu: Precision
     counter = NetworkCounter()
     counter.watch_sam2(trained_sam2)
     points = grid(sequence.height, sequence.width, 3)
-    proposals = Sam2Proposer(trained_sam2, features, cpu, LENIENT).propose(0, points)
+    proposals = Sam2Proposer(trained_sam2, features, LENIENT).propose(0, points)
     counter.close()
     assert counter.calls == NetworkCalls(mask_decoder=2)  # 9 points, 7 a batch
     assert all(p.mask.shape == (sequence.height, sequence.width) for p in proposals)
@@ -143,7 +139,7 @@ def test_sam2_finds_the_object_under_a_point(trained_sam2, cpu: Precision):
     rows, columns = np.nonzero(truth)
     centre = np.array([[columns.mean(), rows.mean()]], np.float32)
     features = FrameFeatureCache(trained_sam2, sequence, cpu)
-    proposals = Sam2Proposer(trained_sam2, features, cpu, LENIENT).propose(1, centre)
+    proposals = Sam2Proposer(trained_sam2, features, LENIENT).propose(1, centre)
     overlaps = [(p.mask & truth).sum() / (p.mask | truth).sum() for p in proposals]
     assert max(overlaps) > 0.7
 
@@ -153,7 +149,7 @@ def test_small_regions_are_removed(trained_sam2, cpu: Precision):
     points = grid(sequence.height, sequence.width, 5)
     features = FrameFeatureCache(trained_sam2, sequence, cpu)
     config = ProposalConfig(0.0, 0.0, min_mask_region_area=60)
-    for proposal in Sam2Proposer(trained_sam2, features, cpu, config).propose(0, points):
+    for proposal in Sam2Proposer(trained_sam2, features, config).propose(0, points):
         assert smallest_region(proposal.mask) >= 60 or smallest_region(proposal.mask) == 0
 
 
@@ -170,7 +166,7 @@ def test_no_points_cost_nothing(trained_sam2, cpu: Precision):
     counter = NetworkCounter()
     counter.watch_sam2(trained_sam2)
     features = FrameFeatureCache(trained_sam2, sequence, cpu)
-    assert Sam2Proposer(trained_sam2, features, cpu, LENIENT).propose(0, NO_POINTS) == []
+    assert Sam2Proposer(trained_sam2, features, LENIENT).propose(0, NO_POINTS) == []
     counter.close()
     assert counter.calls == NetworkCalls()
 
