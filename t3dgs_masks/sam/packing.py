@@ -1,7 +1,8 @@
-"""Masks from a network, packed where they are: an eighth of the bytes leaves the device."""
+"""Masks on their way from and to a network: packed, an eighth of the bytes travels."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
@@ -19,10 +20,27 @@ def packed(masks: Tensor) -> list[BitMask]:
     return [bits.from_bytes(height, width, row) for row in octets]
 
 
+def unpacked(mask: BitMask, device: torch.device) -> Tensor:
+    """A mask -> [H, W] bool on a device."""
+    if device.type == "cpu":
+        return torch.from_numpy(bits.unpack(mask))
+    octets = torch.from_numpy(mask.words.view(np.uint8)).to(device)
+    return unpacked_octets(octets, mask.height, mask.width)
+
+
 def packed_octets(masks: Tensor) -> Tensor:
     """[K, H, W] bool -> [K, ceil(H * W / 8)] uint8: eight pixels to a byte, columns first, the
     first pixel in the lowest bit."""
     pixels = masks.transpose(1, 2).flatten(1).to(torch.uint8)
     groups = F.pad(pixels, (0, -pixels.shape[1] % 8)).unflatten(1, (-1, 8))
-    weights = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=masks.device)
-    return (groups * weights).sum(dim=2, dtype=torch.uint8)
+    return (groups << _places(masks.device)).sum(dim=2, dtype=torch.uint8)
+
+
+def unpacked_octets(octets: Tensor, height: int, width: int) -> Tensor:
+    """The other way round, of one mask: [at least ceil(H * W / 8)] uint8 -> [H, W] bool."""
+    pixels = (octets[:, None] >> _places(octets.device)) & 1
+    return pixels.flatten()[: height * width].view(width, height).t().bool()
+
+
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=device)

@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
-from t3dgs_masks.masks import decode
+from t3dgs_masks import bits
 from t3dgs_masks.sam import snapshots
 from t3dgs_masks.sam.attention import LeanMemoryAttention
 from t3dgs_masks.sam.devices import Precision
@@ -33,8 +33,8 @@ from t3dgs_masks.sam.memory import (
     default_device_cache_bytes,
 )
 from t3dgs_masks.sam.out_of_memory import with_relief
-from t3dgs_masks.sam.packing import packed
-from t3dgs_masks.types import BitMask, BoolMask, Rle, TrackedFrame, TrackedObject
+from t3dgs_masks.sam.packing import packed, unpacked
+from t3dgs_masks.types import BitMask, Rle, TrackedFrame, TrackedObject
 
 _MASK_INPUT_BYTES = 64 << 20
 _MASKS_AT_FRAME_SIZE = 16  # logits of so many at once: 133 MB at 1080p
@@ -409,18 +409,21 @@ class Sam2Tracker:
         """[1, 1, S, S] float32 in {0, 1}: add_new_mask's resizing."""
         known = self._mask_inputs.get(mask)
         if known is None:
-            known = self._resized(decode(mask))
+            known = self._resized(unpacked(bits.decode(mask), self._model.device))
             self._mask_inputs.put(mask, known)
         return known.float()
 
-    def _resized(self, mask: BoolMask) -> Tensor:
-        """[H, W] bool -> [1, 1, S, S] bool on the model's device."""
+    def _resized(self, mask: Tensor) -> Tensor:
+        """[H, W] bool -> [1, 1, S, S] bool."""
         size = self._model.image_size
-        dense = torch.from_numpy(mask)[None, None].to(self._model.device)
-        if dense.shape[-2:] == (size, size):
-            return dense
+        if mask.shape == (size, size):
+            return mask[None, None]
         resized = F.interpolate(
-            dense.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
+            mask[None, None].float(),
+            size=(size, size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
         )
         return resized >= 0.5
 

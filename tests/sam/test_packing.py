@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t3dgs_masks import bits
-from t3dgs_masks.sam.packing import packed, packed_octets
+from t3dgs_masks.sam.packing import packed, packed_octets, unpacked, unpacked_octets
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (48, 64), (13, 77)])
@@ -20,6 +20,15 @@ def test_octets_are_those_of_the_host(size: tuple[int, int]) -> None:
         assert np.array_equal(bits.unpack(host), mask)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (48, 64), (13, 77)])
+def test_the_way_to_a_device(size: tuple[int, int]) -> None:
+    mask = torch.rand(*size, generator=torch.Generator().manual_seed(0)) > 0.5
+    host = bits.pack(mask.numpy())
+    octets = torch.from_numpy(host.words.view(np.uint8))
+    assert torch.equal(unpacked_octets(octets, *size), mask)
+    assert torch.equal(unpacked(host, torch.device("cpu")), mask)
+
+
 def test_no_masks() -> None:
     assert packed(torch.zeros(0, 4, 4, dtype=torch.bool)) == []
 
@@ -28,3 +37,4 @@ def test_no_masks() -> None:
 def test_masks_are_packed_on_the_device() -> None:
     masks = torch.rand(5, 37, 53) > 0.5
     assert packed(masks.cuda()) == packed(masks)
+    assert torch.equal(unpacked(packed(masks)[0], torch.device("cuda")).cpu(), masks[0])
