@@ -69,7 +69,6 @@ TrackerName = Literal["sam2", "official"]
 
 PRESETS = Path(__file__).parent.parent / "configs"
 _MIB = 2**20
-_STEPS_PER_COUNT = 20
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,8 @@ class Benchmark:
     """Write overlay.mp4."""
     html_report: bool = True
     """Write report.html."""
+    count_tensors: bool = False
+    """Tell how much more tensors hold at the end of a run than at its start. Takes seconds."""
     device: str = "auto"
     """auto, cuda, cuda:<number>, mps or cpu."""
     threads: int | None = None
@@ -154,9 +155,9 @@ class Row:
     """From the first twenty frames (or half of them) to the last step of the last pass."""
     peak_rss_growth_mb_per_frame: float | None
     """Of the peak, between the shortest and the longest sequence; None if there is but one."""
-    tensor_growth_mb_per_frame: float
+    tensor_growth_mb_per_frame: float | None
     """What tensors hold (on a CUDA device: there), from the end of the first pass to that of the
-    last one."""
+    last one; None if they were not counted."""
     peak_vram_mb: float | None
     bytes_written_per_frame: float
     reference_bytes_per_frame: int
@@ -252,9 +253,10 @@ class DiscTracker:
     Takes down what could not have been avoided.
     """
 
-    def __init__(self, real: Tracker, discs: Discs) -> None:
+    def __init__(self, real: Tracker, discs: Discs, steps_per_count: int) -> None:
         self._real = real
         self._discs = discs
+        self._steps_per_count = steps_per_count
         self._visits: Counter[int] = Counter()
         self._given: list[tuple[int, Rle]] = []  # since the last `forget`
         self.conditioned: set[tuple[int, Rle]] = set()
@@ -265,7 +267,7 @@ class DiscTracker:
         self.rss_mb: list[float] = []
         """After every step."""
         self.tensor_mb: list[float] = []
-        """After every twentieth."""
+        """Twice a pass, if it is asked for."""
 
     def forget(self) -> None:
         self._given = []
@@ -279,7 +281,7 @@ class DiscTracker:
     def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
         for position, tracked in enumerate(self._real.propagate(start_frame_idx, reverse=reverse)):
             self.rss_mb.append(rss_mb())
-            if self.steps % _STEPS_PER_COUNT == 0:
+            if self._steps_per_count and self.steps % self._steps_per_count == 0:
                 self.tensor_mb.append(tensor_mb())
             self.steps += 1
             self.steps_remembered += position > 0
@@ -398,9 +400,10 @@ def run_case(
     width, height = _parse_size(settings.size)
     discs = Discs(case.objects, height, width)
     seen: list[tuple[DiscTracker, UnitTimes]] = []
+    steps_per_count = max(1, case.frames // 2) if settings.count_tensors else 0
 
     def adapt(networks: Networks) -> None:
-        tracker = DiscTracker(networks.tracker, discs)
+        tracker = DiscTracker(networks.tracker, discs, steps_per_count)
         units = UnitTimes(networks.sam2.model, networks.sam2.device)
         seen.append((tracker, units))
         networks.tracker = tracker
@@ -440,7 +443,7 @@ def run_case(
         "cpu_floor": floor(tracker, units.cpu, case),
         "peak_rss_mb": peak_rss_mb,
         "rss_growth_mb": max(tracker.rss_mb[-10:]) - tracker.rss_mb[min(20, case.frames // 2)],
-        "tensor_growth_mb": tracker.tensor_mb[-1] - tracker.tensor_mb[len(tracker.tensor_mb) // 3],
+        "tensor_growth_mb": _growth(tracker.tensor_mb),
         "peak_vram_mb": report.peak_vram_mb,
         "written_bytes": written,
         "unit_cpu_seconds": {
@@ -449,6 +452,11 @@ def run_case(
             for shape, times in sorted(by_shape.items())
         },
     }
+
+
+def _growth(counts: list[float]) -> float | None:
+    """From the end of the first pass to that of the last one."""
+    return counts[-1] - counts[len(counts) // 3] if counts else None
 
 
 def floor(tracker: DiscTracker, seen: _Times, case: Case) -> float:
@@ -580,7 +588,7 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         peak_rss_mb=typical["peak_rss_mb"],
         rss_growth_mb_per_frame=typical["rss_growth_mb"] / case.frames,
         peak_rss_growth_mb_per_frame=_peak_growth(case, results),
-        tensor_growth_mb_per_frame=typical["tensor_growth_mb"] / case.frames,
+        tensor_growth_mb_per_frame=_per_frame(typical["tensor_growth_mb"], case),
         peak_vram_mb=typical["peak_vram_mb"],
         bytes_written_per_frame=typical["written_bytes"] / case.frames,
         reference_bytes_per_frame=4 * case.objects * height * width,
@@ -592,6 +600,10 @@ def _ratio(
     what: str, official: list[dict[str, Any]] | None, typical: dict[str, Any]
 ) -> float | None:
     return None if official is None else _typical(official)[what] / typical[what]
+
+
+def _per_frame(total: float | None, case: Case) -> float | None:
+    return None if total is None else total / case.frames
 
 
 def _typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -666,7 +678,7 @@ _COLUMNS = {
     "RSS MB": lambda row: f"{row.peak_rss_mb:.0f}",
     "+MB/frame": lambda row: f"{row.rss_growth_mb_per_frame:.3f}",
     "peak +MB/frame": lambda row: _number(row.peak_rss_growth_mb_per_frame, 3),
-    "tensors +MB/frame": lambda row: f"{row.tensor_growth_mb_per_frame:.4f}",
+    "tensors +MB/frame": lambda row: _number(row.tensor_growth_mb_per_frame, 4),
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",

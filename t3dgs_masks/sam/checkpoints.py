@@ -15,6 +15,7 @@ from t3dgs_masks.sam import catalogue, download
 from t3dgs_masks.sam.catalogue import Family
 from t3dgs_masks.sam.checkpoint_files import CheckpointFile, printable, read_checkpoint
 from t3dgs_masks.sam.devices import Precision, PrecisionName, choose_precision, resolve_device
+from t3dgs_masks.sam.empty_networks import Uninitialised
 from t3dgs_masks.sam.model_configs import (
     Sam2Config,
     build_predictor,
@@ -119,7 +120,9 @@ def load_sam2(
     numbers = choose_precision(target, precision)
     file = read_checkpoint(resolve_checkpoint(checkpoint, "sam2", hub), "sam2")
     chosen = _choose_config(file, config)
-    model = build_predictor(parse_model_section(chosen, image_size), chosen.label)
+    section = parse_model_section(chosen, image_size)
+    with Uninitialised():
+        model = build_predictor(section, chosen.label)
     problem = _mismatch(model, file.tensors)
     if problem is not None:
         raise UserError(_explain_config_mismatch(file, chosen, problem))
@@ -142,7 +145,8 @@ def load_sam1(
     file = read_checkpoint(resolve_checkpoint(checkpoint, "sam1", hub), "sam1")
     try:
         architecture = recognise_sam1(file.tensors)
-        model = build_sam1(architecture)
+        with Uninitialised():
+            model = build_sam1(architecture)
     except Exception as error:  # shapes from a stranger's file can break any of the classes
         raise UserError(_explain_foreign_sam1(file, f"{error}")) from error
     problem = _mismatch(model, file.tensors)
