@@ -2,9 +2,10 @@
 
 Stock memory attention is most of what tracking costs on a CPU. Three things about it need not be:
 
-- Values are a linear map of memories, and softmax weights add up to one, so the map can be
-  applied after the weighted sum: softmax(QK')(MW + b) = (softmax(QK')M)W + b. Memories have a
-  quarter of the channels and many times the tokens of the queries.
+- Values are a linear map of what is attended to, and softmax weights add up to one, so the map can
+  be applied after the weighted sum: softmax(QK')(MW + b) = (softmax(QK')M)W + b. Memories have a
+  quarter of the channels and many times the tokens of the queries. And it is followed by another
+  linear map, so that both can be one.
 - All objects of a frame start from the same image features, so the first self-attention, which
   sees nothing else, is the same for all of them.
 - Rotary position encodings can be applied in place, and object after object fits into a
@@ -17,7 +18,7 @@ unless the order of sums is free (`devices.Precision`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +29,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
-from t3dgs_masks.sam.fast_linear import row_products
+from t3dgs_masks.sam.fast_linear import PackedLinear, row_products
 
 _SCORES_AT_ONCE = 1 << 24  # 64 MB; all of one object's at 1024 px are 1 GB
 
@@ -47,6 +48,11 @@ class LeanMemoryAttention:
         self._scores = _fast_scores if reordered_sums else _scores
         self._weighted = row_products if reordered_sums else _weighted
         self._layers: list[Any] = list(stock.layers)  # MemoryAttentionLayer; torch's types say less
+        self._out = {
+            attention: _out_of(attention, reordered_sums)
+            for layer in self._layers
+            for attention in (layer.self_attn, layer.cross_attn_image)
+        }
         self._rotations: dict[int, Tensor] = {}  # number of query tokens -> [T, C/2] complex
 
     @staticmethod
@@ -128,12 +134,9 @@ class LeanMemoryAttention:
         normed = layer.norm1(features)
         queries = _rotated(attention.q_proj(normed), rotation)
         keys = _rotated(attention.k_proj(normed), rotation)
-        values = attention.v_proj(normed)
-        found = [
-            self._attended(*own)
-            for own in zip(queries, keys, values.transpose(1, 2).contiguous(), strict=True)
-        ]
-        return features + attention.out_proj(torch.stack(found))
+        channels = normed.transpose(1, 2).contiguous()
+        found = [self._attended(*own) for own in zip(queries, keys, channels, strict=True)]
+        return features + self._out[attention](torch.stack(found))
 
     def _look_up(
         self, layer: Any, features: Tensor, memories: tuple[Tensor, Tensor, int], rotation: Tensor
@@ -152,14 +155,14 @@ class LeanMemoryAttention:
         queries = _rotated(attention.q_proj(layer.norm2(features)), rotation)
         projected = attention.k_proj(keys)
         _rotated(projected[:, :num_rotated], rotation)
-        found = attention.v_proj(self._attended(queries[0], projected[0], channels)[None])
-        features = features + attention.out_proj(found)
+        found = self._attended(queries[0], projected[0], channels)[None]
+        features = features + self._out[attention](found)
         hidden = F.relu(layer.linear1(layer.norm3(features)), inplace=True)
         return features + layer.linear2(hidden)
 
     def _attended(self, queries: Tensor, keys: Tensor, channels: Tensor) -> Tensor:
-        """[T, C], [L, C] and [M, L] -> [T, M], scaled dot product attention with the values given
-        channel by channel."""
+        """[T, C], [L, C] and [M, L] -> [T, M], scaled dot product attention with what is attended
+        to given channel by channel."""
         rows = max(1, _SCORES_AT_ONCE // keys.shape[0])
         found = [
             self._weighted(torch.softmax(self._scores(some, keys), dim=-1), channels)
@@ -189,6 +192,16 @@ def _layer_fits(layer: Any) -> bool:
         and own.internal_dim == across.internal_dim
         and across.rope_k_repeat
     )
+
+
+def _out_of(attention: Any, reordered_sums: bool) -> Callable[[Tensor], Tensor]:
+    """[..., M] weighted sum of what is attended to -> [..., C] the attention's result."""
+    value, out = attention.v_proj, attention.out_proj
+    if not reordered_sums:
+        return lambda found: out(value(found))
+    weight = out.weight.double() @ value.weight.double()
+    bias = out.weight.double() @ value.bias.double() + out.bias.double()
+    return PackedLinear(weight.float().detach(), bias.float().detach())
 
 
 def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:

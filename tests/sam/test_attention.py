@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import deepcopy
 
 import pytest
 import torch
@@ -48,10 +49,26 @@ def test_same_result_as_the_stock_network(
     with FastLinears(stock).in_place() if reordered_sums else nullcontext():
         found = lean(**given)
     assert found.shape == expected.shape
-    # The random network's softmax is so sharp that single values are off by more than sums are.
-    assert (found - expected).abs().mean() < 5e-6
-    assert (found - expected).abs().max() < 5e-4
     assert expected.abs().mean() > 0.5
+    # The random network's softmax is so sharp that rounding alone takes single values of the stock
+    # network 4e-4 from what exact arithmetic gives: that is the measure, and not each other.
+    exact = exactly(stock, given)
+    assert (found - exact).abs().mean() < 3 * (expected - exact).abs().mean()
+    assert (found - expected).abs().mean() < 5e-6
+    assert (found - expected).abs().max() < 10 * (expected - exact).abs().max()
+
+
+def exactly(stock: torch.nn.Module, given: dict) -> torch.Tensor:
+    """What the network gives in double precision."""
+    wide = {
+        name: value.double()
+        if isinstance(value, torch.Tensor)
+        else [each.double() for each in value]
+        if isinstance(value, list)
+        else value
+        for name, value in given.items()
+    }
+    return deepcopy(stock).double()(**wide)
 
 
 @torch.inference_mode()
