@@ -7,13 +7,17 @@ about twice as fast. The sums are the same and are taken in another order (about
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from sam2.modeling.backbones.hieradet import MultiScaleAttention, MultiScaleBlock
 from torch import Tensor, nn
+
+from t3dgs_masks.sam.padded_windows import WindowsWithoutPadding
 
 
 class PackedLinear:
@@ -45,8 +49,8 @@ def row_products(first: Tensor, second: Tensor) -> Tensor:
 
 
 class FastLinears:
-    """All linear layers of a network, to be run through oneDNN for a while. Their weights must not
-    change any more.
+    """All linear layers of a network, to be run through oneDNN for a while, on tokens that matter
+    (`padded_windows`). Their weights must not change any more.
 
     There is nothing to gain or no way where the layers are not in float32 on a CPU, or PyTorch
     lacks oneDNN; then this changes nothing.
@@ -59,10 +63,15 @@ class FastLinears:
     def __init__(self, network: nn.Module, left_alone: nn.Module | None = None) -> None:
         spared = set() if left_alone is None else set(left_alone.modules())
         layers = [m for m in network.modules() if type(m) is nn.Linear and m not in spared]
-        usable = is_available() and all(_is_plain(layer) for layer in layers)
-        self._forwards = [
-            (vars(layer), PackedLinear(layer.weight, layer.bias)) for layer in layers if usable
-        ]
+        if not is_available() or not all(_is_plain(layer) for layer in layers):
+            layers = []
+        maps = {layer: PackedLinear(layer.weight, layer.bias) for layer in layers}
+        forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {**maps}
+        for block in network.modules():
+            if _has_windows(block) and block.attn.qkv in maps and block.attn.proj in maps:
+                before, after = maps[block.attn.qkv], maps[block.attn.proj]
+                forwards.update(WindowsWithoutPadding(block, before, after).forwards())
+        self._forwards = [(vars(module), forward) for module, forward in forwards.items()]
         self._depth = 0
 
     @contextmanager
@@ -106,6 +115,16 @@ def _is_plain(layer: nn.Module) -> bool:
     return isinstance(weight, Tensor) and (weight.device.type, weight.dtype) == (
         "cpu",
         torch.float32,
+    )
+
+
+def _has_windows(block: nn.Module) -> TypeGuard[MultiScaleBlock]:
+    # Of others, nothing is known about where their windows' padding is.
+    return (
+        type(block) is MultiScaleBlock
+        and type(block.attn) is MultiScaleAttention
+        and block.window_size > 0
+        and block.attn.qkv.bias is not None
     )
 
 
