@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -340,7 +341,7 @@ def redone_frames(progress: Path) -> int:
             rows = database.execute("SELECT content FROM document").fetchall()
     if not rows:
         return 0
-    document = json.loads(rows[0][0])
+    document = json.loads(zlib.decompress(rows[0][0]))
     done = sum(state["frames_done"] for state in document["passes"].values())
     return document["frames_worked"] - done
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def frames_done(out: Path) -> int:
     with closing(sqlite3.connect(out / ".state" / "progress.sqlite")) as database:
-        document = json.loads(database.execute("SELECT content FROM document").fetchone()[0])
+        (content,) = database.execute("SELECT content FROM document").fetchone()
+    document = json.loads(zlib.decompress(content))
     done = sum(each["frames_done"] for each in document["passes"].values())
     assert document["frames_worked"] == done, "no finished frame is done twice"
     return done
@@ -221,12 +223,13 @@ def other_format(path: Path) -> None:
 
 def no_sense(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE document SET content = '{\"passes\": 3}'")
+        content = zlib.compress(b'{"passes": 3}')
+        database.execute("UPDATE document SET content = ?", (content,))
 
 
 def broken_mask(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE mask SET counts = x'7f7f'")
+        database.execute("UPDATE mask SET counts = ?", (zlib.compress(b"\x7f\x7f"),))
 
 
 def cut(path: Path) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,13 +29,13 @@ from t3dgs_masks.types import Rle
 PROGRESS = "progress.sqlite"
 SNAPSHOT = "propagation.snapshot"
 
-_FORMAT = 1
+_FORMAT = 2
 # SQLite's own: an ahead-written log, and what else lies beside a database that was not closed.
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _LOG_PAGES = 1000  # of the log, before it is worked into the database
 _SCHEMA = """
     CREATE TABLE about (format INTEGER, identity TEXT, height INTEGER, width INTEGER);
-    CREATE TABLE document (id INTEGER PRIMARY KEY, content TEXT, figures TEXT);
+    CREATE TABLE document (id INTEGER PRIMARY KEY, content BLOB, figures BLOB);
     CREATE TABLE mask (
         frame_idx INTEGER, object_id INTEGER, counts BLOB, PRIMARY KEY (frame_idx, object_id)
     ) WITHOUT ROWID;
@@ -125,7 +126,7 @@ class ProgressFile:
     def earlier_figures(self) -> Figures:
         """Figures of earlier runs as they were saved last; empty if nothing was."""
         rows = self._read("SELECT figures FROM document")
-        return json.loads(rows[0][0]) if rows else {}
+        return _unpacked(rows[0][0]) if rows else {}
 
     def document(self) -> Mapping[str, Any] | None:
         """What was saved last; None if nothing was.
@@ -134,7 +135,7 @@ class ProgressFile:
             ValueError: it cannot be read.
         """
         rows = self._read("SELECT content FROM document")
-        return json.loads(rows[0][0]) if rows else None
+        return _unpacked(rows[0][0]) if rows else None
 
     def masks(self) -> Iterator[tuple[int, int, Rle]]:
         """(frame_idx, object_id, mask) of all masks.
@@ -145,7 +146,11 @@ class ProgressFile:
         for frame_idx, object_id, counts in self._read(
             "SELECT frame_idx, object_id, counts FROM mask ORDER BY object_id, frame_idx"
         ):
-            yield frame_idx, object_id, checked_rle(self._about.height, self._about.width, counts)
+            yield (
+                frame_idx,
+                object_id,
+                checked_rle(self._about.height, self._about.width, _inflated(counts)),
+            )
 
     def entries(self) -> Sequence[Any]:
         """All entries, in the order in which they were saved.
@@ -169,7 +174,9 @@ class ProgressFile:
         if self._database is None:
             self._database = _create(self._out, self._about)
         gone = [key for key, mask in masks.items() if mask is None]
-        there = [(*key, mask.counts) for key, mask in masks.items() if mask is not None]
+        there = [
+            (*key, zlib.compress(mask.counts)) for key, mask in masks.items() if mask is not None
+        ]
         with _as_user_error(self._out), self._database as transaction:
             transaction.executemany("DELETE FROM mask WHERE frame_idx=? AND object_id=?", gone)
             transaction.executemany("INSERT OR REPLACE INTO mask VALUES (?, ?, ?)", there)
@@ -178,7 +185,7 @@ class ProgressFile:
             )
             transaction.execute(
                 "INSERT OR REPLACE INTO document VALUES (1, ?, ?)",
-                (_json(document), _json(self.figures_now())),
+                (_packed(document), _packed(self.figures_now())),
             )
 
     def snapshot(self) -> tuple[Mapping[str, Any], bytes] | None:
@@ -315,3 +322,20 @@ def _digest(data: bytes) -> bytes:
 
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _packed(value: Any) -> bytes:
+    # What is written with every frame should fit into one page of the database: a longer row takes
+    # four of them each time.
+    return zlib.compress(_json(value).encode())
+
+
+def _unpacked(packed: bytes) -> Any:
+    return json.loads(_inflated(packed))
+
+
+def _inflated(data: bytes) -> bytes:
+    try:
+        return zlib.decompress(data)
+    except zlib.error as error:
+        raise ValueError(f"the progress cannot be read: {error}") from error
