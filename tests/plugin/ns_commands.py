@@ -19,7 +19,7 @@ import torch
 from t3dgs_masks.plugin.stages import StageFolder, stage_folder
 
 METHOD = "t3dgs-splatfacto"
-TIMEOUT_SECONDS = 300.0
+TIMEOUT_SECONDS = 900.0
 
 # What lets a scene of a few thousand pixels be learnt in a few dozen steps, and keeps the console
 # and the disk free of what no test looks at.
