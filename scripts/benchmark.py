@@ -380,11 +380,16 @@ def tensor_mb() -> float:
     grow here does not grow on a device, where the same tensors would be."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated() / _MIB
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for storage in (t.untyped_storage() for t in gc.get_objects() if isinstance(t, Tensor))
-    }
-    return sum(storages.values()) / _MIB
+    sizes: dict[int, int] = {}
+    for held in gc.get_objects():
+        if not isinstance(held, Tensor):
+            continue
+        if held.is_mkldnn:  # weights in oneDNN's own order have no storage to ask
+            sizes[id(held)] = held.numel() * held.element_size()
+        else:
+            storage = held.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values()) / _MIB
 
 
 def written_bytes() -> int:

@@ -22,7 +22,7 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     small = (
         "--frames 5 --objects 2 --conditioning 2 --size 96x64 --model tiny-synthetic --threads 1"
     )
-    done = run(*small.split(), "--json", str(out))
+    done = run(*small.split(), "--count-tensors", "--json", str(out))
     assert done.returncode == 0, done.stderr
     rows = {row["tracker"]: row for row in json.loads(out.read_text())["rows"]}
     assert set(rows) == {"sam2", "official"}
@@ -36,6 +36,7 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert ours["official_over_this"] == pytest.approx(official["seconds"] / ours["seconds"])
     assert ours["reference_bytes_per_frame"] == 4 * 2 * 96 * 64
     assert ours["bytes_written_per_frame"] > 0
+    assert ours["tensor_growth_mb_per_frame"] < 1.0  # memories; features were there before
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
 

@@ -129,6 +129,8 @@ def _has_windows(block: nn.Module) -> TypeGuard[MultiScaleBlock]:
 
 
 def _packed(weight: Tensor) -> Tensor:
+    if not is_available():
+        return weight
     try:
         return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     except (AttributeError, RuntimeError):  # as with the products themselves

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.devices import choose_precision
-from t3dgs_masks.sam.fast_linear import FastLinears, is_available, row_products
+from t3dgs_masks.sam.fast_linear import FastLinears, PackedLinear, is_available, row_products
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.tracker import Sam2Tracker
@@ -102,3 +102,21 @@ def test_tracked_logits_are_those_of_the_official_predictor(num_objects):
     differences = [(a.mask_logits - b.mask_logits).abs().max().item() for a, b in pairs]
     assert len(differences) >= 8
     assert max(differences) <= 0.02
+
+
+@pytest.mark.parametrize("missing", ["all of it", "its order of weights"])
+@torch.inference_mode()
+def test_without_onednn_linear_maps_are_pytorchs_own(missing, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("not for this processor")
+
+    name = "_linear_pointwise" if missing == "all of it" else "_reorder_linear_weight"
+    monkeypatch.setattr(torch.ops.mkldnn, name, refuse)
+    is_available.cache_clear()
+    try:
+        weight, bias, features = torch.randn(5, 4), torch.randn(5), torch.randn(2, 3, 4)
+        expected = F.linear(features, weight, bias)
+        torch.testing.assert_close(PackedLinear(weight, bias)(features), expected)
+    finally:
+        monkeypatch.undo()
+        is_available.cache_clear()
