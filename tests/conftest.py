@@ -1,5 +1,4 @@
-"""Runs `gpu` tests where there is a GPU, says why not elsewhere, shares tests out between
-processes, and trains the demo once."""
+"""Runs `gpu` tests where there is a GPU, says why not elsewhere, and trains the demo once."""
 
 from __future__ import annotations
 
@@ -18,40 +17,13 @@ from t3dgs_masks import cli
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-TESTS = Path(__file__).parent
-SLOWEST_FIRST = (  # or one process would still be busy with them when the others are done
-    "plugin/test_ns_train.py",
-    "test_splat_demo.py",
-    "plugin/test_prompts_job.py",
-    "test_tmr_benchmark.py",
-    "test_kill_and_resume.py",
-    "test_benchmark.py",
-    "test_demo.py",
-)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    _share_out(items)
     if torch.cuda.is_available():
         return
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-
-
-def _share_out(items: list[pytest.Item]) -> None:
-    """Tests of a file, which may prepare something together, stay in one process, and so do all
-    that look at the trained demo (pytest-xdist, `--dist loadgroup`)."""
-    files = [item.path.relative_to(TESTS).as_posix() for item in items]
-    trained = {
-        file
-        for file, item in zip(files, items, strict=True)
-        if "splat_demo" in getattr(item, "fixturenames", ())
-    }
-    for file, item in zip(files, items, strict=True):
-        item.add_marker(pytest.mark.xdist_group("splat_demo" if file in trained else file))
-    slow = {TESTS / file: place for place, file in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: slow.get(item.path, len(slow)))
 
 
 @dataclass(frozen=True)
