@@ -14,7 +14,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Lock
 
 NOBODY = 65534
 _PRELOADED = (
@@ -23,6 +25,8 @@ _PRELOADED = (
     "tests.bad_input.faults",
 )
 _SECONDS_PER_CALL = 120
+# Starting a process asks for the exit codes of all others, and only the first to ask is told.
+_LOCK = Lock()
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
@@ -65,12 +69,15 @@ def call(
     process = context.Process(
         target=_run, args=(list(arguments), place, circumstances or Circumstances()), daemon=True
     )
-    process.start()
-    process.join(_SECONDS_PER_CALL)
-    code = process.exitcode
-    if code is None:
-        process.kill()
-        process.join()
+    with _LOCK:
+        process.start()
+    wait([process.sentinel], _SECONDS_PER_CALL)
+    with _LOCK:
+        process.join(0)
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
     files = place / "disk.json"
     return Outcome(
         code,
