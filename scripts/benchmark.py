@@ -102,7 +102,7 @@ class Benchmark:
     html_report: bool = True
     """Write report.html."""
     count_tensors: bool = False
-    """Tell how much more tensors hold at the end of a run than at its start. Takes seconds."""
+    """Tell how much more tensors hold at the end than after the first pass. Takes seconds."""
     device: str = "auto"
     """auto, cuda, cuda:<number>, mps or cpu."""
     threads: int | None = None

@@ -289,7 +289,7 @@ def test_a_second_run_on_the_same_folder_is_refused(refine, undisturbed, tmp_pat
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
-def test_a_signal_stops_it_at_once_and_says_how_to_go_on(
+def test_a_signal_stops_it_and_says_how_to_go_on(
     inputs, undisturbed, refine, tmp_path, number, code
 ):
     out = tmp_path / "out"

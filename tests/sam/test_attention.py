@@ -56,6 +56,8 @@ def test_same_result_as_the_stock_network(
     assert (found - exact).abs().mean() < 3 * (expected - exact).abs().mean()
     assert (found - expected).abs().mean() < 5e-6
     assert (found - expected).abs().max() < 10 * (expected - exact).abs().max()
+    if not reordered_sums:
+        assert (found - expected).abs().max() < 5e-4
 
 
 def exactly(stock: torch.nn.Module, given: dict) -> torch.Tensor:
