@@ -29,16 +29,18 @@ from t3dgs_masks.types import Rle
 PROGRESS = "progress.sqlite"
 SNAPSHOT = "propagation.snapshot"
 
-_FORMAT = 2
+_FORMAT = 3
+# A mask's id: frame_idx * _MOST_OBJECTS + object_id. One number rather than two, because SQLite
+# then keeps a mask in its table's own tree; in that of an index, rows above a fifth of a page go to
+# pages of their own.
+_MOST_OBJECTS = 1 << 32
 # SQLite's own: an ahead-written log, and what else lies beside a database that was not closed.
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _LOG_PAGES = 1000  # of the log, before it is worked into the database
 _SCHEMA = """
     CREATE TABLE about (format INTEGER, identity TEXT, height INTEGER, width INTEGER);
     CREATE TABLE document (id INTEGER PRIMARY KEY, content BLOB, figures BLOB);
-    CREATE TABLE mask (
-        frame_idx INTEGER, object_id INTEGER, counts BLOB, PRIMARY KEY (frame_idx, object_id)
-    ) WITHOUT ROWID;
+    CREATE TABLE mask (id INTEGER PRIMARY KEY, counts BLOB);
     CREATE TABLE entry (id INTEGER PRIMARY KEY, content TEXT);
 """
 
@@ -143,14 +145,10 @@ class ProgressFile:
         Raises:
             ValueError, TypeError: they cannot be read, or one is no mask of this sequence.
         """
-        for frame_idx, object_id, counts in self._read(
-            "SELECT frame_idx, object_id, counts FROM mask ORDER BY object_id, frame_idx"
-        ):
-            yield (
-                frame_idx,
-                object_id,
-                checked_rle(self._about.height, self._about.width, _inflated(counts)),
-            )
+        for mask_id, counts in self._read("SELECT id, counts FROM mask ORDER BY id"):
+            frame_idx, object_id = divmod(mask_id, _MOST_OBJECTS)
+            mask = checked_rle(self._about.height, self._about.width, _inflated(counts))
+            yield frame_idx, object_id, mask
 
     def entries(self) -> Sequence[Any]:
         """All entries, in the order in which they were saved.
@@ -173,13 +171,16 @@ class ProgressFile:
         """
         if self._database is None:
             self._database = _create(self._out, self._about)
-        gone = [key for key, mask in masks.items() if mask is None]
-        there = [
-            (*key, zlib.compress(mask.counts)) for key, mask in masks.items() if mask is not None
-        ]
+        gone, there = list[tuple[int]](), list[tuple[int, bytes]]()
+        for (frame_idx, object_id), mask in masks.items():
+            mask_id = frame_idx * _MOST_OBJECTS + object_id
+            if mask is None:
+                gone.append((mask_id,))
+            else:
+                there.append((mask_id, zlib.compress(mask.counts)))
         with _as_user_error(self._out), self._database as transaction:
-            transaction.executemany("DELETE FROM mask WHERE frame_idx=? AND object_id=?", gone)
-            transaction.executemany("INSERT OR REPLACE INTO mask VALUES (?, ?, ?)", there)
+            transaction.executemany("DELETE FROM mask WHERE id=?", gone)
+            transaction.executemany("INSERT OR REPLACE INTO mask VALUES (?, ?)", there)
             transaction.executemany(
                 "INSERT INTO entry (content) VALUES (?)", [(_json(entry),) for entry in entries]
             )
