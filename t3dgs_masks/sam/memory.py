@@ -33,8 +33,8 @@ from t3dgs_masks.sam.fast_linear import FastLinears
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
 # ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
-_PIXEL_MEAN = (0.485, 0.456, 0.406)
-_PIXEL_STD = (0.229, 0.224, 0.225)
+_PIXEL_MEAN = np.array((0.485, 0.456, 0.406), np.float32)[:, None, None]
+_PIXEL_STD = np.array((0.229, 0.224, 0.225), np.float32)[:, None, None]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -127,10 +127,11 @@ def image_to_tensor(image: Image, image_size: int, device: torch.device) -> Tens
     agree with the official video predictor's.
     """
     resized = PilImage.fromarray(image).resize((image_size, image_size))
-    pixels = torch.from_numpy(np.array(resized) / 255.0).permute(2, 0, 1).float()
-    mean = torch.tensor(_PIXEL_MEAN)[:, None, None]
-    std = torch.tensor(_PIXEL_STD)[:, None, None]
-    return ((pixels - mean) / std)[None].to(device)
+    # By numpy: a second thread that uses OpenMP, as PyTorch's operations do, makes OpenMP put all
+    # threads to sleep wherever they wait, which takes the network up to twice as long.
+    pixels = (np.array(resized) / 255.0).transpose(2, 0, 1).astype(np.float32)
+    normalised = (pixels - _PIXEL_MEAN) / _PIXEL_STD
+    return torch.from_numpy(np.ascontiguousarray(normalised)[None]).to(device)
 
 
 def default_cache_bytes() -> int:
@@ -320,7 +321,57 @@ class FrameMemory:
         return self.features.nbytes + pointers
 
 
-_GivenMasks = tuple[int, tuple[Rle, ...]]  # frame_idx, all masks given there
+class StartCache(Generic[Key, Value]):
+    """An `LruCache` that also drops what the last few starts of a tracker did not use.
+
+    Masks that were united with others never come back, and windows of conditioning frames move
+    on: what is made of them does not grow with the sequence.
+
+    Args:
+        budget_bytes: the most that is kept in any case.
+        size_of: bytes of a value.
+        kept_starts: after so many starts without it a value is dropped.
+    """
+
+    def __init__(
+        self, budget_bytes: int, size_of: Callable[[Value], int], kept_starts: int = 4
+    ) -> None:
+        self._cache: LruCache[Key, Value] = LruCache(budget_bytes, size_of)
+        self._kept_starts = kept_starts
+        self._start = 0
+        self._used_in: dict[Key, int] = {}  # the last start that used it
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def begin_start(self) -> None:
+        """The tracker is being conditioned anew."""
+        self._start += 1
+        oldest = self._start - self._kept_starts
+        for key in [key for key, start in self._used_in.items() if start < oldest]:
+            self._drop(key)
+
+    def clear(self) -> bool:
+        """Drop all values; False: there were none."""
+        was_used = len(self._cache) > 0
+        for key in list(self._used_in):
+            self._drop(key)
+        return was_used
+
+    def get(self, key: Key) -> Value | None:
+        value = self._cache.get(key)
+        if value is not None:
+            self._used_in[key] = self._start
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        for evicted, _ in self._cache.put(key, value):
+            del self._used_in[evicted]
+        self._used_in[key] = self._start
+
+    def _drop(self, key: Key) -> None:
+        del self._used_in[key]
+        self._cache.drop(key)
 
 
 class MemoryBank:
@@ -331,11 +382,8 @@ class MemoryBank:
     bit whenever it is encoded anew.
 
     The caller owns it: the tracker puts memories in and takes them out, and nothing else changes
-    them. Two objects with the same pixels on the same frame share one memory.
-
-    Masks that were united with others never come back, and windows of conditioning frames move
-    on: memories that the last few starts did not use are dropped, so that the bank does not grow
-    with the sequence.
+    them. Two objects with the same pixels on the same frame share one memory. What the last few
+    starts did not use is dropped (`StartCache`).
 
     Memories stay on the device that encoded them.
 
@@ -346,43 +394,29 @@ class MemoryBank:
 
     def __init__(self, budget_bytes: int | None = None, kept_starts: int = 4) -> None:
         budget = default_cache_bytes() if budget_bytes is None else budget_bytes
-        self._cache: LruCache[_GivenMasks, FrameMemory] = LruCache(
-            budget, lambda memory: memory.num_bytes
+        # By frame_idx and all masks given there.
+        self._memories: StartCache[tuple[int, tuple[Rle, ...]], FrameMemory] = StartCache(
+            budget, lambda memory: memory.num_bytes, kept_starts
         )
-        self._kept_starts = kept_starts
-        self._start = 0
-        self._used_in: dict[_GivenMasks, int] = {}  # the last start that used it
         self.positions: Tensor | None = None
         """[1, mem_dim, h, w] position encoding of every memory alike; None before the first."""
 
     def __len__(self) -> int:
-        return len(self._cache)
+        return len(self._memories)
 
     def begin_start(self) -> None:
         """The tracker is being conditioned anew."""
-        self._start += 1
-        oldest = self._start - self._kept_starts
-        for key in [key for key, start in self._used_in.items() if start < oldest]:
-            del self._used_in[key]
-            self._cache.drop(key)
+        self._memories.begin_start()
 
     def clear(self) -> bool:
         """Drop all memories, which can be computed again; False: there were none."""
-        was_used = len(self._cache) > 0
-        for key in list(self._used_in):
-            self._cache.drop(key)
-        self._used_in.clear()
-        return was_used
+        return self._memories.clear()
 
     def get(self, frame_idx: int, masks: tuple[Rle, ...]) -> FrameMemory | None:
-        memory = self._cache.get((frame_idx, masks))
-        if memory is not None:
-            self._used_in[frame_idx, masks] = self._start
-        return memory
+        return self._memories.get((frame_idx, masks))
 
     def put(self, frame_idx: int, masks: tuple[Rle, ...], memory: FrameMemory) -> None:
-        self._cache.put((frame_idx, masks), memory)
-        self._used_in[frame_idx, masks] = self._start
+        self._memories.put((frame_idx, masks), memory)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from t3dgs_masks.sam.memory import (
     BatchedMemory,
     FrameFeatureCache,
     FrameMemory,
-    LruCache,
     MemoryBank,
+    StartCache,
     default_device_cache_bytes,
 )
 from t3dgs_masks.sam.out_of_memory import with_relief
@@ -137,7 +137,7 @@ class Sam2Tracker:
         if LeanMemoryAttention.fits(model.memory_attention):
             self._attention = LeanMemoryAttention(model.memory_attention, precision.reordered_sums)
         # Memory, object pointer and output of a mask all begin with it at the network's size.
-        self._mask_inputs: LruCache[Rle, Tensor] = LruCache(
+        self._mask_inputs: StartCache[Rle, Tensor] = StartCache(
             _MASK_INPUT_BYTES, lambda mask: mask.nbytes
         )
         # object_id -> frame_idx -> mask, in the order they were given
@@ -289,6 +289,7 @@ class Sam2Tracker:
     def _encode_conditioning(self, batches: list[_Batch]) -> None:
         """Fill every batch's conditioning memories, encoding those that the bank lacks."""
         self._bank.begin_start()
+        self._mask_inputs.begin_start()
         groups: dict[int, dict[Rle, None]] = {}
         for batch in batches:
             for frame_idx, masks in batch.conditioning_masks.items():

@@ -21,6 +21,7 @@ from t3dgs_masks.sam.memory import (
     FrameMemory,
     LruCache,
     MemoryBank,
+    StartCache,
     default_cache_bytes,
     default_device_cache_bytes,
     image_to_tensor,
@@ -163,6 +164,33 @@ def test_memories_that_starts_stop_using_are_dropped():
         assert len(bank) <= 1 + 2 + 1
     assert bank.get(3, mask) is None
     assert bank.get(9, mask) is memory
+
+
+@given(st.lists(st.integers(0, 9) | st.none(), max_size=60), st.integers(1, 5))
+def test_a_start_cache_holds_what_the_last_starts_used_within_its_budget(steps, budget):
+    cache = StartCache(budget, lambda _: 1, kept_starts=2)
+    start, used_in = 0, dict[int, int]()
+    for key in steps:
+        if key is None:
+            cache.begin_start()
+            start += 1
+            continue
+        if cache.get(key) is None:
+            cache.put(key, str(key))
+        used_in.pop(key, None)
+        used_in[key] = start
+        assert cache.get(key) == str(key)
+        recent = [k for k, last in used_in.items() if last >= start - 2]
+        assert len(cache) == min(budget, len(recent))
+    for key in recent_of(used_in, start - 2, budget):
+        assert cache.get(key) == str(key)
+    cache.clear()
+    assert len(cache) == 0
+
+
+def recent_of(used_in, oldest, budget):
+    """The keys used last, as many as there is room for."""
+    return [key for key, last in used_in.items() if last >= oldest][-budget:]
 
 
 def test_cache_default_is_within_what_the_machine_has():
