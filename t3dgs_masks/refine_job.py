@@ -20,6 +20,7 @@ from t3dgs_masks.config import ProposalConfig, RefineSettings
 from t3dgs_masks.datasets.manifest import Manifest
 from t3dgs_masks.datasets.opening import open_input
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.freed_memory import GivesBackMemory
 from t3dgs_masks.io.frames import Selection, SourceFrames
 from t3dgs_masks.io.globs import Globs
 from t3dgs_masks.io.outputs import (
@@ -418,7 +419,7 @@ def _run_algorithm(
             proposer=networks.proposer,
             tracker=networks.tracker,
             config=settings.algorithm,
-            observer=progress,
+            observer=GivesBackMemory(progress),
             ordering=ordering,
             store=store,
             early=early,

@@ -1,0 +1,62 @@
+"""Memory that Python has freed, given back to the system.
+
+glibc keeps what a thread has freed for that thread. Networks, decoders and encoders in several
+threads leave a hundred megabytes and more lying about so, which is a lot beside what a refine uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+from t3dgs_masks.refine.observer import RefineObserver, Stage
+
+_EVERY_FRAMES = 32
+"""It takes a few milliseconds."""
+
+
+class GivesBackMemory:
+    """A `RefineObserver` that passes on what it is told, and gives back memory now and then.
+
+    Args:
+        observer: who is told.
+        give_back: what does it, for tests.
+    """
+
+    def __init__(self, observer: RefineObserver, give_back: Callable[[], None] | None = None):
+        self._observer = observer
+        self._give_back = give_back or give_back_memory
+        self._frames_since = 0
+
+    def stage_started(self, stage: Stage, num_frames: int) -> None:
+        self._observer.stage_started(stage, num_frames)
+
+    def frame_done(self, stage: Stage, frame_idx: int, num_objects: int) -> None:
+        self._observer.frame_done(stage, frame_idx, num_objects)
+        self._frames_since += 1
+        if self._frames_since == _EVERY_FRAMES:
+            self._frames_since = 0
+            self._give_back()
+
+    def stage_finished(self, stage: Stage) -> None:
+        self._observer.stage_finished(stage)
+        self._give_back()
+
+    def notice(self, text: str) -> None:
+        self._observer.notice(text)
+
+
+def give_back_memory() -> None:
+    """Let the system have what was freed; does nothing where the C library cannot."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim  # glibc's
+    except (OSError, AttributeError, TypeError):
+        return None
