@@ -315,17 +315,18 @@ class StagedResult:
 
     @property
     def overlay_parts(self) -> Path:
-        """Where parts of the overlay video may be kept until it is written."""
+        """Where parts of the overlay video may be kept until it is written; not made yet."""
         return self._folder / "overlay"
 
     def drop_overlay_parts(self) -> None:
-        """Delete them.
+        """Delete them, if there are any.
 
         Raises:
             UserError: from the file system.
         """
         with _as_user_error(f"cannot clean up {self.overlay_parts}"):
-            publish.remove_tree(self.overlay_parts)
+            if self.overlay_parts.exists():
+                publish.remove_tree(self.overlay_parts)
 
     def mask_path(self, frame_idx: int) -> Path:
         """Where `write_mask` puts the mask of a frame."""

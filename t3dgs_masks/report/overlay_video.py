@@ -3,25 +3,27 @@ can be drawn before the others are, and if it changes, its part alone is made ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
 from t3dgs_masks import masks
 from t3dgs_masks.refine.conclusion import FrameResult
 from t3dgs_masks.report.overlay import overlay_frame
-from t3dgs_masks.report.video import VideoWriter, join_videos
+from t3dgs_masks.report.video import VideoWriter, cannot_write, join_videos
 from t3dgs_masks.types import FrameSequence, Image
 
 PART_FRAMES = 32
 """Each part begins with a whole picture, which costs bytes, and lets a player jump there."""
+_BYTES_IN_MEMORY = 32 << 20
+"""Parts beyond wait for the others in files."""
 
 
 class OverlayVideo:
     """May be used by several threads at once.
 
     Args:
-        folder: where the parts are kept.
+        folder: where parts are kept for which there is no room in memory.
         frames: to draw on.
         fps: frames per second.
         is_wanted: asked before each frame is drawn; False: leave it.
@@ -30,16 +32,16 @@ class OverlayVideo:
     def __init__(
         self, folder: Path, frames: FrameSequence, fps: float, is_wanted: Callable[[], bool]
     ) -> None:
-        starts = range(0, len(frames), PART_FRAMES)
+        self._finished = _FinishedParts(folder)
         self._parts = [
             _Part(
-                folder / f"{start:06d}.mp4",
+                self._finished,
                 frames,
                 range(start, min(start + PART_FRAMES, len(frames))),
                 fps,
                 is_wanted,
             )
-            for start in starts
+            for start in range(0, len(frames), PART_FRAMES)
         ]
 
     @property
@@ -72,7 +74,7 @@ class OverlayVideo:
         Raises:
             UserError: the file cannot be written.
         """
-        join_videos([part.path for part in self._parts], path)
+        join_videos(self._finished.in_order(), path)
 
     def drop(self) -> None:
         """Leave what is being written."""
@@ -80,18 +82,59 @@ class OverlayVideo:
             part.drop()
 
 
+class _FinishedParts:
+    """Videos by the frame that they begin with. For several threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._in_memory: dict[int, bytes] = {}
+        self._in_files: set[int] = set()
+        self._room = _BYTES_IN_MEMORY
+        self._lock = Lock()
+
+    def put(self, start: int, video: bytes) -> None:
+        """Keep a video, in place of what there may be.
+
+        Raises:
+            UserError: its file cannot be written.
+        """
+        with self._lock:
+            self._room += len(self._in_memory.pop(start, b""))
+            fits = len(video) <= self._room
+            if fits:
+                self._in_memory[start] = video
+                self._room -= len(video)
+        if not fits:
+            path = self._path(start)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(video)
+            except OSError as error:
+                raise cannot_write(path, error) from error
+        with self._lock:
+            (self._in_files.discard if fits else self._in_files.add)(start)
+
+    def in_order(self) -> Iterator[bytes]:
+        for start in sorted({*self._in_memory, *self._in_files}):
+            known = self._in_memory.get(start)
+            yield self._path(start).read_bytes() if known is None else known
+
+    def _path(self, start: int) -> Path:
+        return self._folder / f"{start:06d}.mp4"
+
+
 class _Part:
     """Some frames in a row, in a video of their own."""
 
     def __init__(
         self,
-        path: Path,
+        finished: _FinishedParts,
         frames: FrameSequence,
         span: range,
         fps: float,
         is_wanted: Callable[[], bool],
     ) -> None:
-        self.path = path
+        self._finished = finished
         self._frames = frames
         self._span = span
         self._fps = fps
@@ -144,13 +187,17 @@ class _Part:
             frame_idx = self._next()
             if self._video is None:
                 height, width = self._frames.height, self._frames.width
-                self._video = VideoWriter(self.path, self._fps, height, width)
+                self._video = VideoWriter(self._fps, height, width)
             result = self._known[frame_idx]
             self._video.push(_drawn(self._frames[frame_idx], result))
             self._shown.append(result)
             if frame_idx == self._span[-1]:
-                self._video.finish()
-                self._video = None
+                video, self._video = self._video.finish(), None
+                try:
+                    self._finished.put(self._span.start, video)
+                except BaseException:
+                    self._shown = []  # it shows nothing that could be found again
+                    raise
 
 
 def _drawn(image: Image, result: FrameResult) -> Image:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -31,89 +30,52 @@ _BT709 = 1  # the number of that standard in H.264's colour tables
 class VideoWriter:
     """An H.264 video (MPEG-4 where PyAV has no x264) that frames are pushed to, one at a time.
 
-    A context manager: the file is there once it ends well and has a frame, and not otherwise.
-    Without one, `finish` or `drop` ends it.
+    It is made in memory: a few dozen frames take a megabyte or two.
     """
 
-    def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
-        """Open the video.
+    def __init__(self, fps: float, height: int, width: int) -> None:
+        """Begin the video.
 
         Args:
-            path: the mp4 file; its folder is made if need be.
             fps: frames per second, above 0.
             height: of the frames, pixels.
             width: of the frames, pixels.
 
         Raises:
-            UserError: `fps` is not above 0, or the file cannot be written.
+            UserError: `fps` is not above 0, or frames of this size cannot be encoded.
         """
         if not 0 < fps < float("inf"):
             raise UserError(f"{fps} is not a frame rate; --fps must be above 0.")
-        self._path = path
-        self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
         self._height, self._width = height, width
         self._num_frames = 0
-        self._file: BinaryIO | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # A file of our own: FFmpeg would read a name like `a:b.mp4` as an address.
-            self._file = self._temporary.open("wb")
+        self._file = BytesIO()
+        with _encoding():
             self._container = av.open(self._file, "w", format="mp4")
             self._stream = self._add_stream(Fraction(fps).limit_denominator(1001))
-        except _WRITE_ERRORS as error:
-            self.drop()
-            raise _user_error(self._path, error) from error
 
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.finish()
-        else:
-            self.drop()
-
-    def finish(self) -> None:
-        """Put the file in place, if there is any frame.
+    def finish(self) -> bytes:
+        """End the video, which has at least one frame: the mp4 file.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: frames cannot be encoded.
         """
-        if self._num_frames == 0:
-            self.drop()
-            return
-        try:
+        assert self._num_frames > 0
+        with _encoding():
             self._container.mux(self._stream.encode(None))
             self._container.close()
-            self._close_file()
-            self._temporary.replace(self._path)
-        except _WRITE_ERRORS as failure:
-            self.drop()
-            raise _user_error(self._path, failure) from failure
-        except BaseException:
-            self.drop()
-            raise
+        return self._file.getvalue()
 
     def drop(self) -> None:
-        """Leave nothing behind, whatever state the video is in."""
-        with suppress(*_WRITE_ERRORS, ValueError, AttributeError):
+        """End it with nothing to show for, whatever state it is in."""
+        with suppress(*_WRITE_ERRORS, ValueError):
             self._container.close()
-        with suppress(OSError):
-            self._close_file()
-        with suppress(OSError):
-            self._temporary.unlink()
 
     def push(self, image_rgb: Image) -> None:
         """Append a frame, [H, W, 3] uint8 RGB.
 
         Raises:
             ValueError: it is not of the size given at the start.
-            UserError: the file cannot be written.
+            UserError: frames cannot be encoded.
         """
         if image_rgb.shape != (self._height, self._width, 3):
             raise ValueError(
@@ -125,10 +87,8 @@ class VideoWriter:
         )
         converted.pts = self._num_frames
         converted.time_base = 1 / self._rate
-        try:
+        with _encoding():
             self._container.mux(self._stream.encode(converted))
-        except _WRITE_ERRORS as error:
-            raise _user_error(self._path, error) from error
         self._num_frames += 1
 
     def _add_stream(self, rate: Fraction) -> VideoStream:
@@ -150,18 +110,13 @@ class VideoWriter:
             context.bit_rate = max(400_000, stream.height * stream.width * 4)
         return stream
 
-    def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
-
-def join_videos(parts: Sequence[Path], path: Path) -> None:
+def join_videos(parts: Iterable[bytes], path: Path) -> None:
     """Write one video that shows those `parts` (at least one) one after the other. Nothing is
     encoded anew.
 
     Args:
-        parts: mp4 files that `VideoWriter` wrote, of one size and frame rate.
+        parts: contents of mp4 files that `VideoWriter` made, of one size and frame rate.
         path: the mp4 file; what is there is replaced, by a whole file or not at all.
 
     Raises:
@@ -169,7 +124,7 @@ def join_videos(parts: Sequence[Path], path: Path) -> None:
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        # Files of our own: FFmpeg would read a name like `a:b.mp4` as an address.
+        # A file of our own: FFmpeg would read a name like `a:b.mp4` as an address.
         with temporary.open("wb") as file:
             joined = av.open(file, "w", format="mp4")
             try:
@@ -181,17 +136,17 @@ def join_videos(parts: Sequence[Path], path: Path) -> None:
                 raise
         temporary.replace(path)
     except _WRITE_ERRORS as error:
-        raise _user_error(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
-def _append_all(joined: OutputContainer, parts: Sequence[Path]) -> None:
+def _append_all(joined: OutputContainer, parts: Iterable[bytes]) -> None:
     stream: VideoStream | None = None
     begin = 0  # of the next part, in the units of its stream
     for part in parts:
-        with part.open("rb") as file, av.open(file, "r", format="mp4") as source:
+        with av.open(BytesIO(part), "r", format="mp4") as source:
             assert isinstance(source, InputContainer)
             video = source.streams.video[0]
             assert video.time_base is not None
@@ -208,7 +163,18 @@ def _append_all(joined: OutputContainer, parts: Sequence[Path]) -> None:
             begin += round(video.frames / video.average_rate / video.time_base)
 
 
-def _user_error(path: Path, error: OSError | FFmpegError) -> UserError:
+@contextmanager
+def _encoding() -> Iterator[None]:
+    try:
+        yield
+    except _WRITE_ERRORS as error:
+        raise UserError(
+            f"cannot encode the video: {error.strerror or error}; --no-overlay leaves it out."
+        ) from error
+
+
+def cannot_write(path: Path, error: OSError | FFmpegError) -> UserError:
+    """What to tell the user when a video's file cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     why = "the disk is full; free some space and retry" if full else error.strerror or error
     return UserError(f"cannot write the video {path}: {why}.")

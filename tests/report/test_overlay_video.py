@@ -72,11 +72,21 @@ def test_every_frame_is_in_the_video(tmp_path: Path) -> None:
         tint = image[20, 3 * frame_idx + 6].astype(int)
         assert np.ptp(tint) > 30, "the object is tinted"
         assert np.ptp(image[:6].astype(int), axis=2).mean() < 8, "the rejected one is grey"
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [
-        "000000.mp4",
-        "000004.mp4",
-        "000008.mp4",
-    ]
+    assert not (tmp_path / "parts").exists(), "there is room for them in memory"
+
+
+@pytest.mark.parametrize("num_in_memory", [0, 1, 2])
+def test_parts_beyond_what_memory_may_hold_wait_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_in_memory: int
+) -> None:
+    expected = completed(tmp_path)
+    room = num_in_memory * len(expected) // 2  # a part has a third of the frames, and a header
+    monkeypatch.setattr(overlay_video, "_BYTES_IN_MEMORY", room)
+    wrong = [(t, result(t, shift=t % 3)) for t in range(NUM_FRAMES)]
+    for early in ((), wrong):
+        assert completed(tmp_path, early) == expected
+    in_files = [path.name for path in sorted((tmp_path / "parts").iterdir())]
+    assert in_files == ["000000.mp4", "000004.mp4", "000008.mp4"][num_in_memory:]
 
 
 def test_what_is_drawn_early_makes_no_difference(tmp_path: Path) -> None:
@@ -134,10 +144,16 @@ def test_what_is_not_wanted_any_more_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_a_user_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay_video, "_BYTES_IN_MEMORY", 0)
     (tmp_path / "file").write_text("x")
     video = OverlayVideo(tmp_path / "file", GreyFrames(), 10, lambda: True)
+    for t in range(3):
+        video.show(t, RESULTS[t])
     with pytest.raises(UserError, match="cannot write the video"):
-        video.show(0, RESULTS[0])
+        video.show(3, RESULTS[3])
+    assert video.parts_to_complete(RESULTS) == [0, 1, 2]
     with pytest.raises(UserError, match="cannot write the video"):
         video.complete(0, RESULTS)
