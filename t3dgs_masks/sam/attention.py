@@ -1,6 +1,6 @@
 """SAM2's memory attention with the same result in fewer operations, for CPUs.
 
-Stock memory attention is most of what tracking costs on a CPU. Three things about it need not be:
+Stock memory attention is most of what tracking costs on a CPU. Four things about it need not be:
 
 - Values are a linear map of what is attended to, and softmax weights add up to one, so the map can
   be applied after the weighted sum: softmax(QK')(MW + b) = (softmax(QK')M)W + b. Memories have a
@@ -10,6 +10,7 @@ Stock memory attention is most of what tracking costs on a CPU. Three things abo
   sees nothing else, is the same for all of them.
 - Rotary position encodings can be applied in place, and object after object fits into a
   processor's caches where a batch does not.
+- Objects know nothing of each other, so each can have cores of its own (`side_by_side`).
 
 Nothing is approximated: results differ by the order of float32 sums (about 1e-6), as those of a
 batch do anyway. A lone object, which could have the stock network's result to the bit, gets it
@@ -30,8 +31,9 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from t3dgs_masks.sam.fast_linear import PackedLinear, row_products
+from t3dgs_masks.sam.side_by_side import SideBySide
 
-_SCORES_AT_ONCE = 1 << 24  # 64 MB; all of one object's at 1024 px are 1 GB
+_SCORES_AT_ONCE = 1 << 24  # 64 MB for all threads; all of one object's at 1024 px are 1 GB
 
 
 class LeanMemoryAttention:
@@ -53,6 +55,8 @@ class LeanMemoryAttention:
             for layer in self._layers
             for attention in (layer.self_attn, layer.cross_attn_image)
         }
+        self._objects = SideBySide(flush_denormals=reordered_sums)
+        self._scores_at_once = _SCORES_AT_ONCE
         self._rotations: dict[int, Tensor] = {}  # number of query tokens -> [T, C/2] complex
 
     @staticmethod
@@ -108,6 +112,7 @@ class LeanMemoryAttention:
                 memory_pos=memory_pos,
                 num_obj_ptr_tokens=num_obj_ptr_tokens,
             )
+        self._scores_at_once = _SCORES_AT_ONCE // min(memory.shape[1], torch.get_num_threads())
         features = (curr[0] + 0.1 * curr_pos[0]).transpose(0, 1)  # [B, T, C]
         values = memory.transpose(0, 1)  # [B, L, M]
         keys = values.contiguous() + memory_pos.transpose(0, 1)
@@ -117,15 +122,17 @@ class LeanMemoryAttention:
         # Expanded from one frame: the batch has a stride of 0.
         is_shared = curr[0].stride(1) == 0
         start = self._self_attend(first, features[:1] if is_shared else features, rotation)
-        outputs = []
-        for slot in range(keys.shape[0]):
+
+        def of_object(slot: int) -> Tensor:
             here = slice(slot, slot + 1)
             memories = keys[here], values[slot].t().contiguous(), num_rotated
             output = self._look_up(first, start if is_shared else start[here], memories, rotation)
             for layer in others:
                 output = self._self_attend(layer, output, rotation)
                 output = self._look_up(layer, output, memories, rotation)
-            outputs.append(self._stock.norm(output))
+            return self._stock.norm(output)
+
+        outputs = self._objects.map(of_object, keys.shape[0])
         return torch.cat(outputs).transpose(0, 1)
 
     def _self_attend(self, layer: Any, features: Tensor, rotation: Tensor) -> Tensor:
@@ -163,7 +170,7 @@ class LeanMemoryAttention:
     def _attended(self, queries: Tensor, keys: Tensor, channels: Tensor) -> Tensor:
         """[T, C], [L, C] and [M, L] -> [T, M], scaled dot product attention with what is attended
         to given channel by channel."""
-        rows = max(1, _SCORES_AT_ONCE // keys.shape[0])
+        rows = max(1, self._scores_at_once // keys.shape[0])
         found = [
             self._weighted(torch.softmax(self._scores(some, keys), dim=-1), channels)
             for some in queries.split(rows)

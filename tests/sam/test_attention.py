@@ -82,6 +82,23 @@ def test_in_blocks_as_at_once(model, monkeypatch):
     assert (lean(**given) - at_once).abs().mean() < 5e-6
 
 
+@pytest.mark.parametrize("reordered_sums", [False, True], ids=["BLAS", "oneDNN"])
+@torch.inference_mode()
+def test_objects_beside_each_other_as_one_after_the_other(model, reordered_sums):
+    given = inputs(model, 5, 3, 4, shared=True)
+    threads = torch.get_num_threads()
+    lean = LeanMemoryAttention(model.memory_attention, reordered_sums)
+    try:
+        torch.set_num_threads(1)
+        alone = lean(**given)
+        torch.set_num_threads(2)
+        beside = lean(**given)
+        assert torch.equal(lean(**given), beside), "again the same to the bit"
+    finally:
+        torch.set_num_threads(threads)
+    assert (beside - alone).abs().mean() < 5e-6
+
+
 @torch.inference_mode()
 def test_a_lone_object_has_the_stock_result_to_the_bit(model):
     given = inputs(model, 1, 4, 8, shared=True)
