@@ -35,6 +35,7 @@ from t3dgs_masks.config import (
 from t3dgs_masks.datasets.export_formats import as_help
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.models_command import ModelsDownload, ModelsList, ModelsPath
+from t3dgs_masks.openmp import let_threads_rest
 from t3dgs_masks.presets import DEFAULT_PRESET, presets_help, read_preset
 from t3dgs_masks.settings_checks import check_coarse
 
@@ -296,4 +297,5 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """``t3dgs-masks`` on the PATH."""
+    let_threads_rest()
     sys.exit(main())
