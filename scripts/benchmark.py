@@ -51,6 +51,8 @@ from torch import Tensor, nn
 
 from t3dgs_masks import bits
 from t3dgs_masks.config import RefineConfig, RefineSettings
+from t3dgs_masks.io.outputs import OVERLAY, PAGE
+from t3dgs_masks.openmp import let_threads_rest
 from t3dgs_masks.refine_job import Networks, run_refine
 from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.model_configs import build_predictor, find_config, parse_model_section
@@ -160,6 +162,9 @@ class Row:
     last one; None if they were not counted."""
     peak_vram_mb: float | None
     bytes_written_per_frame: float
+    """All of it: masks, progress, page and video, and whatever lies there for a while only."""
+    shown_bytes_per_frame: float
+    """Of page and video alone, which the reference does not make."""
     reference_bytes_per_frame: int
     """What the reference writes: every object of every frame as float32."""
     unit_cpu_seconds: dict[str, float] = field(default_factory=dict)
@@ -433,6 +438,8 @@ def run_case(
         written, cpu_seconds = written_bytes(), time.process_time()
         outcome = run_refine(refine_settings, adapt_networks=adapt)
         written, cpu_seconds = written_bytes() - written, time.process_time() - cpu_seconds
+        shown = [refine_settings.result_dir / name for name in (PAGE, OVERLAY)]
+        shown_bytes = sum(path.stat().st_size for path in shown if path.is_file())
     assert outcome.result is not None
     assert outcome.report is not None
     report, (tracker, units) = outcome.report, seen[0]
@@ -451,6 +458,7 @@ def run_case(
         "tensor_growth_mb": _growth(tracker.tensor_mb),
         "peak_vram_mb": report.peak_vram_mb,
         "written_bytes": written,
+        "shown_bytes": shown_bytes,
         "unit_cpu_seconds": {
             f"{name} {'x'.join(map(str, shape))}": statistics.median(times)
             for name, by_shape in units.cpu.items()
@@ -544,7 +552,9 @@ def _in_own_process(
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, __file__, "--worker", json.dumps(job), str(answer)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = dict(os.environ)
+        let_threads_rest(environment)  # as the command line does
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"{case} failed:\n{done.stderr[-4000:]}")
         return json.loads(answer.read_text())
@@ -596,6 +606,7 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         tensor_growth_mb_per_frame=_per_frame(typical["tensor_growth_mb"], case),
         peak_vram_mb=typical["peak_vram_mb"],
         bytes_written_per_frame=typical["written_bytes"] / case.frames,
+        shown_bytes_per_frame=typical["shown_bytes"] / case.frames,
         reference_bytes_per_frame=4 * case.objects * height * width,
         unit_cpu_seconds=typical["unit_cpu_seconds"],
     )
@@ -686,6 +697,7 @@ _COLUMNS = {
     "tensors +MB/frame": lambda row: _number(row.tensor_growth_mb_per_frame, 4),
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
+    "page, video": lambda row: f"{row.shown_bytes_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
 }
 
