@@ -16,6 +16,21 @@ _EVERY_FRAMES = 32
 """It takes a few milliseconds."""
 
 
+def give_back_memory() -> None:
+    """Let the system have what was freed; does nothing where the C library cannot."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim  # glibc's
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
 class GivesBackMemory:
     """A `RefineObserver` that passes on what it is told, and gives back memory now and then.
 
@@ -24,9 +39,11 @@ class GivesBackMemory:
         give_back: what does it, for tests.
     """
 
-    def __init__(self, observer: RefineObserver, give_back: Callable[[], None] | None = None):
+    def __init__(
+        self, observer: RefineObserver, give_back: Callable[[], object] = give_back_memory
+    ) -> None:
         self._observer = observer
-        self._give_back = give_back or give_back_memory
+        self._give_back = give_back
         self._frames_since = 0
 
     def stage_started(self, stage: Stage, num_frames: int) -> None:
@@ -45,18 +62,3 @@ class GivesBackMemory:
 
     def notice(self, text: str) -> None:
         self._observer.notice(text)
-
-
-def give_back_memory() -> None:
-    """Let the system have what was freed; does nothing where the C library cannot."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim  # glibc's
-    except (OSError, AttributeError, TypeError):
-        return None

@@ -87,9 +87,7 @@ class _FinishedParts:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._in_memory: dict[int, bytes] = {}
-        self._in_files: set[int] = set()
-        self._room = _BYTES_IN_MEMORY
+        self._videos: dict[int, bytes | Path] = {}
         self._lock = Lock()
 
     def put(self, start: int, video: bytes) -> None:
@@ -99,28 +97,26 @@ class _FinishedParts:
             UserError: its file cannot be written.
         """
         with self._lock:
-            self._room += len(self._in_memory.pop(start, b""))
-            fits = len(video) <= self._room
-            if fits:
-                self._in_memory[start] = video
-                self._room -= len(video)
-        if not fits:
-            path = self._path(start)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(video)
-            except OSError as error:
-                raise cannot_write(path, error) from error
-        with self._lock:
-            (self._in_files.discard if fits else self._in_files.add)(start)
+            self._videos.pop(start, None)
+            held = sum(len(known) for known in self._videos.values() if isinstance(known, bytes))
+            self._videos[start] = (
+                video if held + len(video) <= _BYTES_IN_MEMORY else self._written(start, video)
+            )
 
     def in_order(self) -> Iterator[bytes]:
-        for start in sorted({*self._in_memory, *self._in_files}):
-            known = self._in_memory.get(start)
-            yield self._path(start).read_bytes() if known is None else known
+        """The videos, by the frames that they begin with; OSError if one cannot be read."""
+        for start in sorted(self._videos):
+            known = self._videos[start]
+            yield known if isinstance(known, bytes) else known.read_bytes()
 
-    def _path(self, start: int) -> Path:
-        return self._folder / f"{start:06d}.mp4"
+    def _written(self, start: int, video: bytes) -> Path:
+        path = self._folder / f"{start:06d}.mp4"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(video)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return path
 
 
 class _Part:

@@ -41,16 +41,17 @@ class SideBySide:
         while len(results) < count:
             beside = min(threads, count - len(results))
             if 2 * beside <= threads or beside == 1:
-                results.append(call(len(results)))
+                results.append(self._run(call, len(results)))
                 continue
             pool = self._pool_of(threads)
             begun: list[Future[Result]] = [
                 pool.submit(self._run, call, index)
                 for index in range(len(results), len(results) + beside)
             ]
-            wait(begun)
-            # What a thread sets is also what others begin with.
-            torch.set_num_threads(threads)
+            try:
+                wait(begun)
+            finally:  # what a thread sets is also what others begin with
+                torch.set_num_threads(threads)
             results += [future.result() for future in begun]
         return results
 
