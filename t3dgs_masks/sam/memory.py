@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch import Tensor
 from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.fast_linear import FastLinears
+from t3dgs_masks.sam.known_places import KnownPlaces
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
 # ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
@@ -194,7 +195,7 @@ class FrameFeatureCache:
             self._on_device = LruCache(device_budget_bytes, lambda f: f.num_bytes)
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
-        self._places: dict[tuple[int, ...], Tensor] = {}  # size of the encoder's grid -> embedding
+        self._places = KnownPlaces(model)
         self._linears: FastLinears | None = None
         if precision.reordered_sums:
             # What is compiled must not change.
@@ -213,7 +214,7 @@ class FrameFeatureCache:
         """Context in which to run the model, in inference mode: its precision, and the fastest way
         to compute."""
         fast = nullcontext() if self._linears is None else self._linears.in_place()
-        with self._precision.autocast(), fast:
+        with self._precision.autocast(), fast, self._places.in_place():
             yield
 
     def __getitem__(self, frame_idx: int) -> FrameFeatures:
@@ -259,35 +260,12 @@ class FrameFeatureCache:
     @torch.inference_mode()
     def _encode(self, frame_idx: int) -> FrameFeatures:
         image = self._pixels(frame_idx).to(self._model.device, non_blocking=True)
-        with self.computing(), self._known_places():
+        with self.computing():
             output = self._model.forward_image(image)
         num_levels = self._model.num_feature_levels
         if not self._positions:
             self._positions = [pos[:1] for pos in output["vision_pos_enc"][-num_levels:]]
         return FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
-
-    @contextmanager
-    def _known_places(self) -> Iterator[None]:
-        """While the block runs, the image encoder does not work out its position embedding anew:
-        it depends on the size of the image alone (hieradet.py:_get_pos_embed)."""
-        if is_compiled(
-            self._model
-        ):  # which is over and done with as soon as anything in it changes
-            yield
-            return
-        trunk: Any = self._model.image_encoder.trunk
-        work_out = trunk._get_pos_embed
-
-        def look_up(size: tuple[int, int]) -> Tensor:
-            if tuple(size) not in self._places:
-                self._places[tuple(size)] = work_out(size)
-            return self._places[tuple(size)]
-
-        trunk._get_pos_embed = look_up
-        try:
-            yield
-        finally:
-            del trunk._get_pos_embed
 
     def _pixels(self, frame_idx: int) -> Tensor:
         """[1, 3, S, S] on the host; the frame that comes next in this direction, if it will have to
