@@ -167,6 +167,9 @@ class Row:
     """Of page and video alone, which the reference does not make."""
     reference_bytes_per_frame: int
     """What the reference writes: every object of every frame as float32."""
+    reference_bytes_over_this: float
+    """How many times the bytes that it takes us to write the same, and to resume: all but page and
+    video."""
     unit_cpu_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -454,7 +457,7 @@ def run_case(
         "floor": floor(tracker, units.wall, case),
         "cpu_floor": floor(tracker, units.cpu, case),
         "peak_rss_mb": peak_rss_mb,
-        "rss_growth_mb": max(tracker.rss_mb[-10:]) - tracker.rss_mb[min(20, case.frames // 2)],
+        "rss_growth_mb": _rss_growth(tracker.rss_mb, case),
         "tensor_growth_mb": _growth(tracker.tensor_mb),
         "peak_vram_mb": report.peak_vram_mb,
         "written_bytes": written,
@@ -465,6 +468,11 @@ def run_case(
             for shape, times in sorted(by_shape.items())
         },
     }
+
+
+def _rss_growth(rss: list[float], case: Case) -> float:
+    """From an early step to the last ones; 0 if there was none, as with a single frame."""
+    return max(rss[-10:]) - rss[min(20, case.frames // 2)] if rss else 0.0
 
 
 def _growth(counts: list[float]) -> float | None:
@@ -480,8 +488,11 @@ def floor(tracker: DiscTracker, seen: _Times, case: Case) -> float:
     }
 
     def unit(name: str, *shape: int) -> float:
-        """Of the shape, or in proportion of the batch size nearest to it that was seen."""
+        """Of the shape, or in proportion of the batch size nearest to it that was seen. Nothing
+        if there was no call at all: a single frame needs no memories."""
         known = medians[name]
+        if not known:
+            return 0.0
         near = min(known, key=lambda s: (s[1:] != shape[1:], abs(s[0] - shape[0])))
         return known[near] * shape[0] / near[0]
 
@@ -580,6 +591,8 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
     floor_seconds = statistics.median(run["floor"] for run in floors)
     floor_cpu_seconds = statistics.median(run["cpu_floor"] for run in floors)
     width, height = _parse_size(settings.size)
+    written, shown = (typical[name] / case.frames for name in ("written_bytes", "shown_bytes"))
+    reference_bytes = 4 * case.objects * height * width
     return Row(
         tracker=case.tracker,
         frames=case.frames,
@@ -605,9 +618,10 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         peak_rss_growth_mb_per_frame=_peak_growth(case, results),
         tensor_growth_mb_per_frame=_per_frame(typical["tensor_growth_mb"], case),
         peak_vram_mb=typical["peak_vram_mb"],
-        bytes_written_per_frame=typical["written_bytes"] / case.frames,
-        shown_bytes_per_frame=typical["shown_bytes"] / case.frames,
-        reference_bytes_per_frame=4 * case.objects * height * width,
+        bytes_written_per_frame=written,
+        shown_bytes_per_frame=shown,
+        reference_bytes_per_frame=reference_bytes,
+        reference_bytes_over_this=reference_bytes / (written - shown),
         unit_cpu_seconds=typical["unit_cpu_seconds"],
     )
 
@@ -699,6 +713,7 @@ _COLUMNS = {
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "page, video": lambda row: f"{row.shown_bytes_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
+    "reference x": lambda row: f"{row.reference_bytes_over_this:.0f}",
 }
 
 

@@ -36,9 +36,18 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert ours["official_over_this"] == pytest.approx(official["seconds"] / ours["seconds"])
     assert ours["reference_bytes_per_frame"] == 4 * 2 * 96 * 64
     assert ours["bytes_written_per_frame"] > ours["shown_bytes_per_frame"] > 0
+    ours_alone = ours["bytes_written_per_frame"] - ours["shown_bytes_per_frame"]
+    assert ours["reference_bytes_over_this"] == pytest.approx(4 * 2 * 96 * 64 / ours_alone)
     assert ours["tensor_growth_mb_per_frame"] < 1.0
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
+
+
+def test_a_single_frame():
+    small = "--frames 1 --objects 1 --size 64 --model tiny-synthetic --trackers sam2 --threads 1"
+    done = run(*small.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split()[:4] == ["sam2", "1", "1", "1.00"]
 
 
 @pytest.mark.parametrize("preset", ["cpu_256", "memory", "long", "cuda"])
