@@ -351,7 +351,10 @@ def _load_networks(
     budget = None
     if settings.feature_cache_gb is not None:
         budget = int(settings.feature_cache_gb * 1e9)
-    features = FrameFeatureCache(sam2.model, frames, sam2.precision, budget)
+    # What the passes come back to before the sequence turns: a frame, and those that it is
+    # conditioned on, which at an end of the sequence all lie on one side.
+    window = 2 * settings.algorithm.max_conditioning_frames + 1
+    features = FrameFeatureCache(sam2.model, frames, sam2.precision, budget, device_frames=window)
     networks = Networks(
         sam2,
         sam1,

@@ -42,14 +42,18 @@ Value = TypeVar("Value")
 
 
 class LruCache(Generic[Key, Value]):
-    """Keeps the most recently used values whose sizes add up to at most `budget_bytes`.
+    """Keeps the most recently used values whose sizes add up to at most `budget_bytes`, and of
+    those no more than `most`.
 
     The value used last always stays, however large it is.
     """
 
-    def __init__(self, budget_bytes: int, size_of: Callable[[Value], int]) -> None:
+    def __init__(
+        self, budget_bytes: int, size_of: Callable[[Value], int], most: int | None = None
+    ) -> None:
         self._budget_bytes = budget_bytes
         self._size_of = size_of
+        self._most = most
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._used_bytes = 0
 
@@ -87,10 +91,15 @@ class LruCache(Generic[Key, Value]):
         self._values[key] = value
         self._used_bytes += self._size_of(value)
         evicted = []
-        while self._used_bytes > self._budget_bytes and len(self._values) > 1:
+        while self._is_too_full and len(self._values) > 1:
             evicted.append(self._values.popitem(last=False))
             self._used_bytes -= self._size_of(evicted[-1][1])
         return evicted
+
+    @property
+    def _is_too_full(self) -> bool:
+        too_many = self._most is not None and len(self._values) > self._most
+        return too_many or self._used_bytes > self._budget_bytes
 
 
 @dataclass(frozen=True)
@@ -173,6 +182,10 @@ class FrameFeatureCache:
             recently used frame is dropped (and encoded again if it is needed again).
         device_budget_bytes: likewise on the device, before they move to the host; default:
             `default_device_cache_bytes`. 0: none stay there.
+        device_frames: and no more than so many frames, however much room there is: all frames that
+            are needed more than once before the sequence turns. What the device holds then does not
+            grow with the sequence; a frame further away costs a copy each time it comes up, which
+            takes a small part of what the network does with it. None: no such limit.
     """
 
     def __init__(
@@ -182,6 +195,7 @@ class FrameFeatureCache:
         precision: Precision,
         budget_bytes: int | None = None,
         device_budget_bytes: int | None = None,
+        device_frames: int | None = None,
     ) -> None:
         self._model = model
         self._frames = frames
@@ -192,7 +206,7 @@ class FrameFeatureCache:
             device_budget_bytes = default_device_cache_bytes(model.device)
         self._on_device: LruCache[int, FrameFeatures] | None = None
         if device_budget_bytes > 0:
-            self._on_device = LruCache(device_budget_bytes, lambda f: f.num_bytes)
+            self._on_device = LruCache(device_budget_bytes, lambda f: f.num_bytes, device_frames)
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
         self._places = KnownPlaces(model)

@@ -31,9 +31,9 @@ from tests.sam.scenes import blob_sequence
 USES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.booleans()), max_size=40)
 
 
-@given(budget=st.integers(0, 20), uses=USES)
-def test_lru_cache_like_a_list_in_order_of_use(budget, uses):
-    cache: LruCache[int, str] = LruCache(budget, len)
+@given(budget=st.integers(0, 20), most=st.none() | st.integers(1, 4), uses=USES)
+def test_lru_cache_like_a_list_in_order_of_use(budget, most, uses):
+    cache: LruCache[int, str] = LruCache(budget, len, most)
     kept: list[tuple[int, str]] = []  # least recently used first
     for key, size, is_put in uses:
         known = dict(kept)
@@ -41,7 +41,9 @@ def test_lru_cache_like_a_list_in_order_of_use(budget, uses):
             value = "x" * size
             cache.put(key, value)
             kept = [item for item in kept if item[0] != key] + [(key, value)]
-            while len(kept) > 1 and sum(len(v) for _, v in kept) > budget:
+            while len(kept) > 1 and (
+                sum(len(v) for _, v in kept) > budget or len(kept) > (most or len(kept))
+            ):
                 kept.pop(0)
         else:
             assert cache.get(key) == known.get(key)
@@ -114,6 +116,23 @@ def test_what_leaves_the_device_waits_on_the_host(
     # As long as the host has room too, nothing is ever encoded twice.
     if device_room + host_room >= 6 or len(set(asked_for)) <= device_room:
         assert counter.calls.image_encoder == len(set(asked_for))
+
+
+def test_what_the_device_holds_does_not_grow_with_the_sequence(random_sam2, cpu):
+    """With the CPU in the device's role, and no room on the host: what is not on the device is
+    encoded anew."""
+    sequence = blob_sequence(6, 1)
+    cache = FrameFeatureCache(random_sam2, sequence, cpu, 0, 1 << 30, device_frames=2)
+    for frame_idx in range(6):
+        cache[frame_idx]
+    counter = NetworkCounter()
+    counter.watch_sam2(random_sam2)
+    for frame_idx in (5, 4, 5, 4):
+        cache[frame_idx]
+    assert counter.calls.image_encoder == 0
+    cache[2]
+    assert counter.calls.image_encoder == 1
+    counter.close()
 
 
 def test_nothing_stays_on_a_device_without_memory_of_its_own():
