@@ -104,7 +104,7 @@ class Benchmark:
     html_report: bool = True
     """Write report.html."""
     count_tensors: bool = False
-    """Tell how much more tensors hold at the end than after the first pass. Takes seconds."""
+    """Tell how much tensors hold. Takes seconds."""
     device: str = "auto"
     """auto, cuda, cuda:<number>, mps or cpu."""
     threads: int | None = None
@@ -157,10 +157,14 @@ class Row:
     """From the first twenty frames (or half of them) to the last step of the last pass."""
     peak_rss_growth_mb_per_frame: float | None
     """Of the peak, between the shortest and the longest sequence; None if there is but one."""
+    tensor_mb: float | None
+    """The most that tensors held (on a CUDA device: there), looked at about twice a pass; None if they
+    were not counted."""
     tensor_growth_mb_per_frame: float | None
-    """What tensors hold (on a CUDA device: there), from the end of the first pass to that of the
-    last one; None if they were not counted."""
+    """Of that, between the shortest and the longest sequence; None if there is but one."""
     peak_vram_mb: float | None
+    peak_vram_growth_mb_per_frame: float | None
+    """Likewise."""
     bytes_written_per_frame: float
     """All of it: masks, progress, page and video, and whatever lies there for a while only."""
     shown_bytes_per_frame: float
@@ -275,7 +279,7 @@ class DiscTracker:
         self.rss_mb: list[float] = []
         """After every step."""
         self.tensor_mb: list[float] = []
-        """Twice a pass, if it is asked for."""
+        """About twice a pass, if it is asked for."""
 
     def forget(self) -> None:
         self._given = []
@@ -458,7 +462,7 @@ def run_case(
         "cpu_floor": floor(tracker, units.cpu, case),
         "peak_rss_mb": peak_rss_mb,
         "rss_growth_mb": _rss_growth(tracker.rss_mb, case),
-        "tensor_growth_mb": _growth(tracker.tensor_mb),
+        "tensor_mb": max(tracker.tensor_mb, default=None),
         "peak_vram_mb": report.peak_vram_mb,
         "written_bytes": written,
         "shown_bytes": shown_bytes,
@@ -473,11 +477,6 @@ def run_case(
 def _rss_growth(rss: list[float], case: Case) -> float:
     """From an early step to the last ones; 0 if there was none, as with a single frame."""
     return max(rss[-10:]) - rss[min(20, case.frames // 2)] if rss else 0.0
-
-
-def _growth(counts: list[float]) -> float | None:
-    """From the end of the first pass to that of the last one."""
-    return counts[-1] - counts[len(counts) // 3] if counts else None
 
 
 def floor(tracker: DiscTracker, seen: _Times, case: Case) -> float:
@@ -615,9 +614,11 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         official_cpu_over_this=_ratio("cpu_seconds", official, typical),
         peak_rss_mb=typical["peak_rss_mb"],
         rss_growth_mb_per_frame=typical["rss_growth_mb"] / case.frames,
-        peak_rss_growth_mb_per_frame=_peak_growth(case, results),
-        tensor_growth_mb_per_frame=_per_frame(typical["tensor_growth_mb"], case),
+        peak_rss_growth_mb_per_frame=_growth("peak_rss_mb", case, results),
+        tensor_mb=typical["tensor_mb"],
+        tensor_growth_mb_per_frame=_growth("tensor_mb", case, results),
         peak_vram_mb=typical["peak_vram_mb"],
+        peak_vram_growth_mb_per_frame=_growth("peak_vram_mb", case, results),
         bytes_written_per_frame=written,
         shown_bytes_per_frame=shown,
         reference_bytes_per_frame=reference_bytes,
@@ -632,22 +633,19 @@ def _ratio(
     return None if official is None else _typical(official)[what] / typical[what]
 
 
-def _per_frame(total: float | None, case: Case) -> float | None:
-    return None if total is None else total / case.frames
-
-
 def _typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The run of median duration."""
     return sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
 
 
-def _peak_growth(case: Case, results: dict[Case, list[dict[str, Any]]]) -> float | None:
+def _growth(what: str, case: Case, results: dict[Case, list[dict[str, Any]]]) -> float | None:
+    """From the shortest to the longest sequence, per frame."""
     alike = [c for c in results if replace(c, frames=0) == replace(case, frames=0)]
     short, long = min(alike, key=lambda c: c.frames), max(alike, key=lambda c: c.frames)
-    if short.frames == long.frames:
+    before, after = (_typical(results[c])[what] for c in (short, long))
+    if short.frames == long.frames or before is None or after is None:
         return None
-    difference = _typical(results[long])["peak_rss_mb"] - _typical(results[short])["peak_rss_mb"]
-    return difference / (long.frames - short.frames)
+    return (after - before) / (long.frames - short.frames)
 
 
 def _parse_size(size: str) -> tuple[int, int]:
@@ -708,8 +706,10 @@ _COLUMNS = {
     "RSS MB": lambda row: f"{row.peak_rss_mb:.0f}",
     "+MB/frame": lambda row: f"{row.rss_growth_mb_per_frame:.3f}",
     "peak +MB/frame": lambda row: _number(row.peak_rss_growth_mb_per_frame, 3),
+    "tensors MB": lambda row: _number(row.tensor_mb, 1),
     "tensors +MB/frame": lambda row: _number(row.tensor_growth_mb_per_frame, 4),
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
+    "VRAM +MB/frame": lambda row: _number(row.peak_vram_growth_mb_per_frame, 4),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "page, video": lambda row: f"{row.shown_bytes_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
