@@ -15,6 +15,7 @@ from PIL import Image as PilImage
 
 from t3dgs_masks import cli
 from t3dgs_masks.masks import decode
+from t3dgs_masks.sam import memory
 from t3dgs_masks.sam.catalogue import WEIGHTS_DIR
 from t3dgs_masks.synthetic.capture import Capture, CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import CoarsePrompts, half_trained_prompts
@@ -220,6 +221,20 @@ def test_a_sam1_whose_proposals_pass(refine, frames, tmp_path):
     assert run.code == 0, run.err
     assert run.masklets()["masklets"]
     assert run.report()["checkpoints"] == {"sam2": "tiny-synthetic", "sam1": "sam_vit_tiny.pth"}
+
+
+@pytest.mark.parametrize(("memory_size", "holds_all_frames"), [(4, True), (1, False)])
+def test_a_device_holds_the_frames_around_and_no_more(
+    refine, frames, monkeypatch, memory_size, holds_all_frames
+):
+    """With a CPU in the device's role, and next to no room on the host: a frame that has left the
+    device is encoded anew, however much room there is."""
+    monkeypatch.setattr(memory, "default_device_cache_bytes", lambda _: 1 << 40)
+    cache = ("--memory-size", memory_size, "--feature-cache-gb", 0.000001)
+    run = refine("--video-path", frames, *cache, "--prompt-points-per-side", 2)
+    assert run.code == 0, run.err
+    encodings = run.report()["counts"]["image_encoder"]
+    assert (encodings == NUM_FRAMES) if holds_all_frames else (encodings > NUM_FRAMES)
 
 
 def test_an_official_checkpoint_with_the_references_config_name(refine, frames, tmp_path):
