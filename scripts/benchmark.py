@@ -158,8 +158,8 @@ class Row:
     peak_rss_growth_mb_per_frame: float | None
     """Of the peak, between the shortest and the longest sequence; None if there is but one."""
     tensor_mb: float | None
-    """The most that tensors held (on a CUDA device: there), looked at about twice a pass; None if they
-    were not counted."""
+    """The most that tensors held (on a CUDA device: there), looked at about twice a pass; None if
+    they were not counted."""
     tensor_growth_mb_per_frame: float | None
     """Of that, between the shortest and the longest sequence; None if there is but one."""
     peak_vram_mb: float | None
