@@ -338,6 +338,10 @@ def redone_frames(progress: Path) -> int:
         for path in progress.parent.glob(f"{progress.name}*"):  # to look is not to touch
             shutil.copy(path, folder)
         with closing(sqlite3.connect(Path(folder) / progress.name)) as database:
+            # One that was killed as it came into being has no tables, and is begun anew.
+            tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+            if ("document",) not in tables:
+                return 0
             rows = database.execute("SELECT content FROM document").fetchall()
     if not rows:
         return 0

@@ -132,6 +132,20 @@ def test_a_file_that_is_not_ours(tmp_path: Path, content: bytes) -> None:
     assert read_identity(tmp_path) == IDENTITY
 
 
+def test_killed_as_it_came_into_being(tmp_path: Path) -> None:
+    """A database without tables yet."""
+    (tmp_path / ".state").mkdir()
+    with closing(sqlite3.connect(progress_path(tmp_path))) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    assert progress_path(tmp_path).stat().st_size > 0
+    assert read_identity(tmp_path) == {}
+    with opened(tmp_path) as file:
+        assert file.document() is None
+        file.save({"n": 1}, {}, [])
+    with opened(tmp_path) as file:
+        assert file.document() == {"n": 1}
+
+
 def test_a_mask_that_could_not_be_decoded_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as file:
         file.save({}, {(0, 1): disc(10)}, [])
