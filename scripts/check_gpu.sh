@@ -13,6 +13,6 @@ if not torch.cuda.is_available():
     sys.exit("check_gpu: PyTorch sees no CUDA device here")
 print(torch.cuda.get_device_name(), "PyTorch", torch.__version__)'
 mkdir -p "$folder"
-"$python" -m pytest -q -m gpu tests/sam
+"$python" -m pytest -q -m gpu
 "$python" scripts/benchmark.py --preset memory --device cuda --json "$folder/memory.json"
 "$python" scripts/benchmark.py --preset cuda --official-up-to 4 --json "$folder/cuda.json"

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from t3dgs_masks.sam.compilation import is_compiled
 
-Size = tuple[int, int]  # height, width
-
 
 class KnownPlaces:
     """Lets a model look position encodings up for a while. Its weights must not change any more,
     and the precision it runs in must always be the same.
 
-    What it looks up is shared: nobody may write into it (SAM2 does not).
+    What it looks up is the same to the bit, and shared: nobody may write into it (SAM2 does not).
+
+    Args:
+        model: any SAM2 model, in eval mode.
     """
 
     def __init__(self, model: SAM2Base) -> None:
@@ -34,10 +37,9 @@ class KnownPlaces:
             if isinstance(module, PositionEmbeddingSine):
                 self._replace(module, "forward", _of_map(module))
             elif isinstance(module, PositionEmbeddingRandom):
-                self._replace(module, "forward", _of_size(module.forward))
-        trunk = model.image_encoder.trunk
-        if hasattr(trunk, "_get_pos_embed"):  # hieradet.py:Hiera
-            self._replace(trunk, "_get_pos_embed", _of_size(trunk._get_pos_embed))
+                self._replace(module, "forward", cache(module.forward))  # of a size
+            elif isinstance(module, Hiera):
+                self._replace(module, "_get_pos_embed", cache(module._get_pos_embed))  # likewise
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -63,26 +65,13 @@ class KnownPlaces:
 
 
 def _of_map(module: PositionEmbeddingSine) -> Callable[[Tensor], Tensor]:
-    """[B, C, h, w] features -> [B, C', h, w], the encoding of their places."""
-    known: dict[Size, Tensor] = {}
+    """[B, C, h, w] features -> [B, C', h, w] float32, the encoding of their places."""
+    known: dict[tuple[int, int], Tensor] = {}
 
     def look_up(features: Tensor) -> Tensor:
         size = (features.shape[-2], features.shape[-1])
         if size not in known:
             known[size] = PositionEmbeddingSine.forward(module, features[:1])
         return known[size].expand(features.shape[0], -1, -1, -1)
-
-    return look_up
-
-
-def _of_size(work_out: Callable[[Size], Tensor]) -> Callable[[Size], Tensor]:
-    """The same function of a size, with a memory."""
-    known: dict[Size, Tensor] = {}
-
-    def look_up(size: Size) -> Tensor:
-        height, width = size
-        if (height, width) not in known:
-            known[height, width] = work_out(size)
-        return known[height, width]
 
     return look_up
