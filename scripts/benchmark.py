@@ -37,6 +37,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from pretended_cuda import pretended_cuda
 from torch import Tensor, nn
 
 from t3dgs_masks import bits
@@ -107,6 +109,9 @@ class Benchmark:
     """Tell how much tensors hold. Takes seconds."""
     device: str = "auto"
     """auto, cuda, cuda:<number>, mps or cpu."""
+    pretend_cuda: bool = False
+    """Without a GPU: let the CPU play one (`pretended_cuda`), and tell what it would hold and how
+    often it would be waited for. Times mean nothing then."""
     threads: int | None = None
     """CPU threads. Default: all cores."""
     preset: str | None = None
@@ -165,6 +170,9 @@ class Row:
     peak_vram_mb: float | None
     peak_vram_growth_mb_per_frame: float | None
     """Likewise."""
+    waits_per_frame: float | None
+    """How often host and device would wait for each other, once networks are loaded; None if no
+    device was pretended."""
     bytes_written_per_frame: float
     """All of it: masks, progress, page and video, and whatever lies there for a while only."""
     shown_bytes_per_frame: float
@@ -418,11 +426,14 @@ def run_case(
     discs = Discs(case.objects, height, width)
     seen: list[tuple[DiscTracker, UnitTimes]] = []
     steps_per_count = max(1, case.frames // 2) if settings.count_tensors else 0
+    device = pretended_cuda() if settings.pretend_cuda else nullcontext()
 
     def adapt(networks: Networks) -> None:
         tracker = DiscTracker(networks.tracker, discs, steps_per_count)
         units = UnitTimes(networks.sam2.model, networks.sam2.device)
         seen.append((tracker, units))
+        if pretended is not None:
+            pretended.waits.clear()  # of loading
         networks.tracker = tracker
         networks.proposer = DiscProposer(networks.proposer, discs, units)
 
@@ -437,13 +448,14 @@ def run_case(
             algorithm=RefineConfig(max_conditioning_frames=settings.conditioning),
             overlay=settings.overlay,
             html_report=settings.html_report,
-            device=settings.device,
+            device="cuda" if settings.pretend_cuda else settings.device,
             threads=settings.threads,
             feature_cache_gb=cache_gb,
             compile=settings.compile,
         )
         written, cpu_seconds = written_bytes(), time.process_time()
-        outcome = run_refine(refine_settings, adapt_networks=adapt)
+        with device as pretended:
+            outcome = run_refine(refine_settings, adapt_networks=adapt)
         written, cpu_seconds = written_bytes() - written, time.process_time() - cpu_seconds
         shown = [refine_settings.result_dir / name for name in (PAGE, OVERLAY)]
         shown_bytes = sum(path.stat().st_size for path in shown if path.is_file())
@@ -464,6 +476,7 @@ def run_case(
         "rss_growth_mb": _rss_growth(tracker.rss_mb, case),
         "tensor_mb": max(tracker.tensor_mb, default=None),
         "peak_vram_mb": report.peak_vram_mb,
+        "waits": None if pretended is None else pretended.waits.total(),
         "written_bytes": written,
         "shown_bytes": shown_bytes,
         "unit_cpu_seconds": {
@@ -619,6 +632,7 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         tensor_growth_mb_per_frame=_growth("tensor_mb", case, results),
         peak_vram_mb=typical["peak_vram_mb"],
         peak_vram_growth_mb_per_frame=_growth("peak_vram_mb", case, results),
+        waits_per_frame=None if typical["waits"] is None else typical["waits"] / case.frames,
         bytes_written_per_frame=written,
         shown_bytes_per_frame=shown,
         reference_bytes_per_frame=reference_bytes,
@@ -710,6 +724,7 @@ _COLUMNS = {
     "tensors +MB/frame": lambda row: _number(row.tensor_growth_mb_per_frame, 4),
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
     "VRAM +MB/frame": lambda row: _number(row.peak_vram_growth_mb_per_frame, 4),
+    "waits": lambda row: _number(row.waits_per_frame, 1),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "page, video": lambda row: f"{row.shown_bytes_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +43,21 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert ours["tensor_growth_mb_per_frame"] is None  # of one length
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
+def test_what_a_device_would_hold_does_not_grow_with_the_sequence(tmp_path: Path):
+    """And how often it is waited for in a frame, of all three passes."""
+    out = tmp_path / "rows.json"
+    small = "--frames 20 36 --objects 1 --conditioning 1 --size 64 --model tiny-synthetic"
+    quiet = "--trackers sam2 --no-overlay --no-html-report --threads 1"
+    done = run(*small.split(), *quiet.split(), "--pretend-cuda", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    short, long = json.loads(out.read_text())["rows"]
+    assert short["peak_vram_mb"] == pytest.approx(long["peak_vram_mb"], abs=0.01)
+    assert short["peak_vram_mb"] > 10  # the network alone
+    assert abs(long["peak_vram_growth_mb_per_frame"]) < 0.001
+    assert 0 < long["waits_per_frame"] <= short["waits_per_frame"] + 0.5
 
 
 def test_a_single_frame():

@@ -1,0 +1,129 @@
+"""The networks on a device that is only pretended (`scripts/pretended_cuda.py`)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from scripts.pretended_cuda import PretendedCuda, pretended_cuda
+from t3dgs_masks import bits
+from t3dgs_masks.config import ProposalConfig
+from t3dgs_masks.sam.checkpoints import load_sam2
+from t3dgs_masks.sam.devices import PrecisionName
+from t3dgs_masks.sam.memory import FrameFeatureCache
+from t3dgs_masks.sam.official import OfficialTracker
+from t3dgs_masks.sam.proposer import Sam2Proposer
+from t3dgs_masks.sam.tracker import Sam2Tracker
+from t3dgs_masks.types import Tracker
+from tests.sam.scenes import BlobSequence, blob_sequence
+from tests.sam.test_proposer import grid
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
+
+
+@pytest.fixture
+def pretended() -> Iterator[PretendedCuda]:
+    with pretended_cuda() as device:
+        yield device
+
+
+def tracker_on(
+    device: str, sequence: BlobSequence, precision: PrecisionName = "auto"
+) -> Sam2Tracker:
+    loaded = load_sam2("tiny-synthetic", device=device, precision=precision)
+    features = FrameFeatureCache(loaded.model, sequence, loaded.precision, device_frames=4)
+    return Sam2Tracker(loaded.model, features, loaded.precision)
+
+
+def condition(tracker: Tracker, sequence: BlobSequence) -> None:
+    for frame_idx in (0, 1):
+        for slot in range(sequence.object_masks.shape[1]):
+            tracker.condition(frame_idx, slot, sequence.rle(frame_idx, slot))
+
+
+def areas(tracker: Tracker, sequence: BlobSequence) -> list[list[int]]:
+    """Pixels of every object on every frame from the third on."""
+    condition(tracker, sequence)
+    return [
+        [bits.count(found.mask) for found in tracked.objects] for tracked in tracker.propagate(2)
+    ]
+
+
+def test_the_tracker_in_float32_is_that_of_the_cpu(pretended: PretendedCuda) -> None:
+    sequence = blob_sequence(6, 2)
+    on_device = areas(tracker_on("cuda", sequence, "float32"), sequence)
+    on_cpu = areas(tracker_on("cpu", sequence, "float32"), sequence)
+    for there, here in zip(on_device, on_cpu, strict=True):
+        assert there == pytest.approx(here, abs=2)  # attention sums in another order
+
+
+def test_the_tracker_in_bfloat16_is_the_official_one(pretended: PretendedCuda) -> None:
+    sequence = blob_sequence(6, 2)
+    loaded = load_sam2("tiny-synthetic", device="cuda")
+    assert loaded.precision.autocast_dtype == torch.bfloat16
+    ours = areas(tracker_on("cuda", sequence), sequence)
+    official = areas(OfficialTracker(loaded.model, sequence, loaded.precision), sequence)
+    for mine, theirs in zip(ours, official, strict=True):
+        assert mine == pytest.approx(theirs, rel=0.02, abs=8)
+
+
+def test_proposals_in_float32_are_those_of_the_cpu(pretended: PretendedCuda) -> None:
+    sequence = blob_sequence(1, 2, height=300, width=400)  # enlarged enough for `upsampled`
+    found = []
+    for device in ("cuda", "cpu"):
+        loaded = load_sam2("tiny-synthetic", device=device, precision="float32")
+        features = FrameFeatureCache(loaded.model, sequence, loaded.precision)
+        proposer = Sam2Proposer(loaded.model, features, ProposalConfig(0.0, 0.5))
+        proposals = proposer.propose(0, grid(sequence.height, sequence.width, 4))
+        found.append(sorted(int(proposal.mask.sum()) for proposal in proposals))
+    on_device, on_cpu = found
+    assert len(on_device) > 2
+    assert on_device == pytest.approx(on_cpu, rel=0.005, abs=2)
+
+
+@pytest.mark.parametrize("num_objects", [1, 3])
+def test_a_step_waits_for_its_result_alone(pretended: PretendedCuda, num_objects: int) -> None:
+    sequence = blob_sequence(12, num_objects)
+    tracker = tracker_on("cuda", sequence)
+    condition(tracker, sequence)
+    steps = tracker.propagate(2)
+    for _ in range(4):
+        next(steps)
+    pretended.waits.clear()
+    for _ in range(4):
+        next(steps)
+    by_file: dict[tuple[str, str], int] = {}
+    for (cause, place), times in pretended.waits.items():
+        key = cause, place.split(":")[0]
+        by_file[key] = by_file.get(key, 0) + times
+    # Masks and scores; and a frame's features, of three sizes, leave the device.
+    assert by_file == {
+        ("download", "packing.py"): 4,
+        ("download", "tracker.py"): 4,
+        ("download", "memory.py"): 12,
+    }
+
+
+def test_a_running_propagation_goes_on_there_from_its_snapshot(pretended: PretendedCuda) -> None:
+    sequence = blob_sequence(8, 2)
+    tracker = tracker_on("cuda", sequence)
+    condition(tracker, sequence)
+    steps = tracker.propagate(2)
+    next(steps)
+    next(steps)
+    snapshot = tracker.snapshot()
+    assert snapshot is not None
+    expected = list(steps)
+    again = tracker_on("cuda", sequence)
+    condition(again, sequence)
+    assert list(again.resume(snapshot)) == expected
+
+
+def test_no_tensor_is_left_on_the_device(pretended: PretendedCuda) -> None:
+    sequence = blob_sequence(4, 1)
+    areas(tracker_on("cuda", sequence), sequence)
+    gc.collect()
+    assert pretended.held_bytes == 0
