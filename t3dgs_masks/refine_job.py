@@ -450,8 +450,8 @@ def _memory_advice() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            "the device ran out of memory: lower --points-per-batch or --resolution, take a "
-            "smaller checkpoint (sam2.1-hiera-small), or use --device cpu"
+            "the device ran out of memory: lower --points-per-batch, --memory-size or "
+            "--resolution, take a smaller checkpoint (sam2.1-hiera-small), or use --device cpu"
         ) from error
 
 

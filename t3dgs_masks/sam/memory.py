@@ -90,6 +90,14 @@ class LruCache(Generic[Key, Value]):
             self._used_bytes -= self._size_of(previous)
         self._values[key] = value
         self._used_bytes += self._size_of(value)
+        return self._make_room()
+
+    def limit(self, most: int) -> list[tuple[Key, Value]]:
+        """Keep no more than `most` from now on; returns what had to go, as `put` does."""
+        self._most = most
+        return self._make_room()
+
+    def _make_room(self) -> list[tuple[Key, Value]]:
         evicted = []
         while self._is_too_full and len(self._values) > 1:
             evicted.append(self._values.popitem(last=False))
@@ -243,17 +251,20 @@ class FrameFeatureCache:
             moving = self._on_device.put(frame_idx, features)
             # What is in both places is not missed in one of them.
             self._on_host.demote(frame_idx)
-        for moving_idx, leaving in moving:
-            if self._on_host.get(moving_idx) is None:
-                self._on_host.put(moving_idx, leaving.to(torch.device("cpu")))
+        self._move_to_host(moving)
         return features
 
+    def _move_to_host(self, moving: list[tuple[int, FrameFeatures]]) -> None:
+        for frame_idx, features in moving:
+            if self._on_host.get(frame_idx) is None:
+                self._on_host.put(frame_idx, features.to(torch.device("cpu")))
+
     def leave_device(self) -> bool:
-        """Keep features on the host alone from now on; False: that is how it was already."""
-        if self._on_device is None:
-            return False
-        self._on_device = None  # all of them are, or can be computed again
-        return True
+        """Keep the features of a single frame on the device from now on, and all others on the
+        host; False: there were no others."""
+        leaving = [] if self._on_device is None else self._on_device.limit(1)
+        self._move_to_host(leaving)
+        return len(leaving) > 0
 
     def __contains__(self, frame_idx: int) -> bool:
         """Whether asking for that frame would cost no encoding."""

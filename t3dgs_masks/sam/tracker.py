@@ -261,7 +261,7 @@ class Sam2Tracker:
     def _freeing_once(self) -> Callable[[], bool]:
         """What gives back, when first called, the device's memory that only speed needs; False:
         there was none, or it was given back before."""
-        measures = [self._features.leave_device, self._bank.clear]
+        measures = [self._features.leave_device, self._bank.clear, self._mask_inputs.clear]
 
         def free() -> bool:
             freed = [measure() for measure in measures]
@@ -304,7 +304,7 @@ class Sam2Tracker:
                 if frame_idx in batch.conditioning_masks:
                     rows = self._rows(batch, frame_idx)
                     batch.conditioning[frame_idx] = BatchedMemory(
-                        memory.features[rows].to(dtype), positions
+                        _picked(memory.features, rows).to(dtype), positions
                     )
         for batch in batches:  # in the order in which they were given, which is that of attention
             batch.conditioning = {t: batch.conditioning[t] for t in batch.conditioning_masks}
@@ -357,7 +357,8 @@ class Sam2Tracker:
         for conditioning_idx, memory in batch.conditioning.items():
             is_past = conditioning_idx >= frame_idx if reverse else conditioning_idx <= frame_idx
             if memory.object_pointers is None and (is_past or not from_past_only):
-                pointers = self._pointers(conditioning_idx)[self._rows(batch, conditioning_idx)]
+                rows = self._rows(batch, conditioning_idx)
+                pointers = _picked(self._pointers(conditioning_idx), rows)
                 batch.conditioning[conditioning_idx] = replace(memory, object_pointers=pointers)
 
     def _pointers(self, frame_idx: int) -> Tensor:
@@ -514,6 +515,19 @@ def _merge_batches(
     return TrackedLogits(
         frame_idx,
         tuple(object_ids[slot] for slot in order),
-        torch.cat([output["pred_masks"][:, 0] for output in outputs])[order].float(),
-        torch.cat([output["object_score_logits"][:, 0] for output in outputs])[order].float(),
+        *(
+            _picked(torch.cat([output[name][:, 0] for output in outputs]), order).float()
+            for name in ("pred_masks", "object_score_logits")
+        ),
     )
+
+
+def _picked(rows: Tensor, order: Sequence[int]) -> Tensor:
+    """[n, ...] -> [len(order), ...], those rows in that order.
+
+    By slices: an index would be copied to the device each time, which waits for it.
+    """
+    first = order[0]
+    if list(order) == list(range(first, first + len(order))):
+        return rows[first : first + len(order)]
+    return torch.stack([rows[row] for row in order])

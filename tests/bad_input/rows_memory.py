@@ -30,7 +30,7 @@ def _(work: Path) -> Sequence[object]:
 
 
 @row(
-    "memory for not a single point", r"the device ran out of memory: lower --points-per-batch or",
+    "memory for not a single point", r"the device ran out of memory: lower --points-per-batch, --m",
     circumstances=with_room_for(0), may_change=PROGRESS,
 )  # fmt: skip
 def _(work: Path) -> Sequence[object]:

@@ -51,6 +51,8 @@ def test_lru_cache_like_a_list_in_order_of_use(budget, most, uses):
                 kept = [item for item in kept if item[0] != key] + [(key, known[key])]
         assert len(cache) == len(kept)
         assert cache.used_bytes == sum(len(v) for _, v in kept)
+    assert cache.limit(2) == kept[:-2]
+    assert cache.used_bytes == sum(len(v) for _, v in kept[-2:])
 
 
 def test_pixels_are_those_of_the_official_loader(tmp_path: Path):
@@ -132,6 +134,24 @@ def test_what_the_device_holds_does_not_grow_with_the_sequence(random_sam2, cpu)
     assert counter.calls.image_encoder == 0
     cache[2]
     assert counter.calls.image_encoder == 1
+    counter.close()
+
+
+def test_where_the_device_is_short_of_memory_features_leave_it_and_none_is_lost(random_sam2, cpu):
+    """With the CPU in the device's role."""
+    cache = FrameFeatureCache(random_sam2, blob_sequence(5, 1), cpu, 1 << 30, 1 << 30)
+    counter = NetworkCounter()
+    counter.watch_sam2(random_sam2)
+    before = [cache[frame_idx] for frame_idx in range(4)]
+    assert cache.leave_device()
+    assert not cache.leave_device()  # the last one stays
+    assert cache[3] is before[3]
+    after = [cache[frame_idx] for frame_idx in range(4)]
+    assert counter.calls.image_encoder == 4
+    cache[4]
+    assert not cache.leave_device()  # nor do others gather again
+    for one, other in zip(before, after, strict=True):
+        assert all(map(torch.equal, one.levels, other.levels))
     counter.close()
 
 
