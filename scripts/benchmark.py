@@ -170,9 +170,11 @@ class Row:
     peak_vram_mb: float | None
     peak_vram_growth_mb_per_frame: float | None
     """Likewise."""
+    device_operations_per_frame: float | None
+    """That would be started on the device, once networks are loaded; None if no device was
+    pretended."""
     waits_per_frame: float | None
-    """How often host and device would wait for each other, once networks are loaded; None if no
-    device was pretended."""
+    """How often host and device would wait for each other, likewise."""
     bytes_written_per_frame: float
     """All of it: masks, progress, page and video, and whatever lies there for a while only."""
     shown_bytes_per_frame: float
@@ -433,7 +435,7 @@ def run_case(
         units = UnitTimes(networks.sam2.model, networks.sam2.device)
         seen.append((tracker, units))
         if pretended is not None:
-            pretended.waits.clear()  # of loading
+            pretended.restart_counts()
         networks.tracker = tracker
         networks.proposer = DiscProposer(networks.proposer, discs, units)
 
@@ -476,6 +478,7 @@ def run_case(
         "rss_growth_mb": _rss_growth(tracker.rss_mb, case),
         "tensor_mb": max(tracker.tensor_mb, default=None),
         "peak_vram_mb": report.peak_vram_mb,
+        "operations": None if pretended is None else pretended.operations,
         "waits": None if pretended is None else pretended.waits.total(),
         "written_bytes": written,
         "shown_bytes": shown_bytes,
@@ -632,7 +635,8 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         tensor_growth_mb_per_frame=_growth("tensor_mb", case, results),
         peak_vram_mb=typical["peak_vram_mb"],
         peak_vram_growth_mb_per_frame=_growth("peak_vram_mb", case, results),
-        waits_per_frame=None if typical["waits"] is None else typical["waits"] / case.frames,
+        device_operations_per_frame=_per_frame("operations", case, typical),
+        waits_per_frame=_per_frame("waits", case, typical),
         bytes_written_per_frame=written,
         shown_bytes_per_frame=shown,
         reference_bytes_per_frame=reference_bytes,
@@ -645,6 +649,10 @@ def _ratio(
     what: str, official: list[dict[str, Any]] | None, typical: dict[str, Any]
 ) -> float | None:
     return None if official is None else _typical(official)[what] / typical[what]
+
+
+def _per_frame(what: str, case: Case, typical: dict[str, Any]) -> float | None:
+    return None if typical[what] is None else typical[what] / case.frames
 
 
 def _typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -724,6 +732,7 @@ _COLUMNS = {
     "tensors +MB/frame": lambda row: _number(row.tensor_growth_mb_per_frame, 4),
     "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
     "VRAM +MB/frame": lambda row: _number(row.peak_vram_growth_mb_per_frame, 4),
+    "operations": lambda row: _number(row.device_operations_per_frame, 0),
     "waits": lambda row: _number(row.waits_per_frame, 1),
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "page, video": lambda row: f"{row.shown_bytes_per_frame / 1000:.1f}",

@@ -45,6 +45,7 @@ _HOST = torch.device("cpu")
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 # One operation here, as with CUDA's fused kernels: scores take no memory. (In inference mode.)
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 _MASKING = (torch.bool, torch.uint8)
 _HERE = Path(__file__).name
 
@@ -58,6 +59,9 @@ class PretendedCuda:
     """By tensors, now."""
     peak_bytes: int = 0
     """The most of it since the beginning, or since `torch.cuda.reset_peak_memory_stats`."""
+    operations: int = 0
+    """That compute or copy something: each has to be started, which is what small ones take their
+    time for."""
     waits: Counter[tuple[Wait, str]] = field(default_factory=Counter)
     """By cause, and by the line outside of PyTorch that brought it about: "module.py:12"."""
     _holders: dict[int, int] = field(default_factory=dict)  # storage -> tensors that show it
@@ -75,7 +79,7 @@ class PretendedCuda:
             self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         self._holders[key] = self._holders.get(key, 0) + 1
         # It keeps the storage for as long, so that no other gets its key.
-        weakref.finalize(tensor, self._release, storage, size)
+        tensor.holding = weakref.finalize(tensor, self._release, storage, size)
 
     def _release(self, storage: torch.UntypedStorage, size: int) -> None:
         key = storage._cdata
@@ -86,6 +90,11 @@ class PretendedCuda:
 
     def wait(self, cause: Wait) -> None:
         self.waits[cause, _caller()] += 1
+
+    def restart_counts(self) -> None:
+        """Of operations and waits."""
+        self.operations = 0
+        self.waits.clear()
 
     def restart_peak(self) -> None:
         self.peak_bytes = self.held_bytes
@@ -142,6 +151,8 @@ def _replaced(device: PretendedCuda) -> list[tuple[Any, str, Any]]:
         "mem_get_info": lambda _=None: (device.total_bytes - device.held_bytes, device.total_bytes),
         "synchronize": lambda _=None: None,
         "empty_cache": lambda: None,
+        "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": lambda *_: None,
     }
     return [
         *((torch.cuda, name, value) for name, value in said.items()),
@@ -155,6 +166,8 @@ class _DeviceTensor(Tensor):
 
     values: Tensor
     """On the CPU; the same storage for every view of it."""
+    holding: weakref.finalize[..., _DeviceTensor]
+    """Lets go of it, when called or when the tensor is gone."""
 
     @staticmethod
     def __new__(cls, values: Tensor) -> _DeviceTensor:
@@ -176,7 +189,13 @@ class _DeviceTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _operate(func, args, kwargs or {})  # in threads that began before the block
+        return _operate(func, args, kwargs or {})  # in threads, which know no modes
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"{self.values!r} on {_DEVICE}"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.values, spec)
 
 
 class _Operations(TorchDispatchMode):
@@ -195,6 +214,8 @@ class _Calls(TorchFunctionMode):
             return _to(*args, **kwargs)
         if func is Tensor.cuda:
             return _to(args[0], _DEVICE)
+        if func == _SET_DATA and isinstance(args[0], _DeviceTensor):
+            return _take_data(args[0], args[1])
         if func in (Tensor.__getitem__, Tensor.__setitem__):
             args = (args[0], _with_lists_there(args[0], args[1]), *args[2:])
         if _is_cuda(kwargs.get("device")):
@@ -222,11 +243,23 @@ def _operate(func: Any, args: Any, kwargs: Any) -> Any:
     if torch.Tag.inplace_view in func.tags:
         raise NotImplementedError(f"{name} on the pretended device")
     _refuse_mixture(name, args, tensors, there)
+    _device().operations += not func.is_view
     _take_down_waits(func, name, args)
     # What an operation writes into it also returns.
     known = {id(tensor.values): tensor for tensor in there}
     result = func(*tree_map(_here, args), **tree_map(_here, kwargs))
     return tree_map(lambda v: known[id(v)] if id(v) in known else _there(v), result)
+
+
+def _take_data(tensor: _DeviceTensor, source: Tensor) -> None:
+    """`tensor.data = source`."""
+    if not isinstance(source, _DeviceTensor):
+        raise NotImplementedError("data that moves to another device")
+    with torch._C.DisableTorchFunction():
+        tensor.data = source
+    tensor.holding()
+    tensor.values = source.values
+    _device().hold(tensor)
 
 
 def _to(
@@ -257,6 +290,7 @@ def _converted(tensor: Tensor, asked: Any) -> Tensor:
     asked.pop("pin_memory", None)
     target = tensor.device if device is None else torch.device(device)
     _take_down_way(tensor.device, target, is_waited_for)
+    _device().operations += "cuda" in (tensor.device.type, target.type)
     values = torch.ops.aten._to_copy.default(_here(tensor).detach(), **asked)
     return _there(values) if target.type == "cuda" else values
 
@@ -264,6 +298,7 @@ def _converted(tensor: Tensor, asked: Any) -> Tensor:
 def _copied(into: Tensor, source: Tensor, *, is_waited_for: bool) -> Tensor:
     """`aten::copy_`."""
     _take_down_way(source.device, into.device, is_waited_for)
+    _device().operations += "cuda" in (source.device.type, into.device.type)
     _here(into).copy_(_here(source))
     return into
 

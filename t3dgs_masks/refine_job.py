@@ -372,7 +372,7 @@ def _proposer(
 ) -> Proposer:
     config = _proposal_config(settings, sam2 if sam1 is None else sam1)
     if sam1 is not None:
-        return Sam1Proposer(sam1.model, features.frames, config)
+        return Sam1Proposer(sam1.model, features.frames, config, sam1.precision)
     return Sam2Proposer(sam2.model, features, config)
 
 

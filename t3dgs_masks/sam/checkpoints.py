@@ -12,6 +12,7 @@ import torch
 
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.sam import catalogue, download
+from t3dgs_masks.sam.cast_weights import cast_weights
 from t3dgs_masks.sam.catalogue import Family
 from t3dgs_masks.sam.checkpoint_files import CheckpointFile, printable, read_checkpoint
 from t3dgs_masks.sam.devices import Precision, PrecisionName, choose_precision, resolve_device
@@ -104,7 +105,7 @@ def load_sam2(
     image_size: int | None = None,
     hub: Path | None = None,
 ) -> LoadedSam2:
-    """Load a SAM2 video predictor.
+    """Load a SAM2 video predictor; it is to run within its `precision.autocast()`.
 
     Args:
         checkpoint: name or path, see `resolve_checkpoint`.
@@ -127,6 +128,7 @@ def load_sam2(
     if problem is not None:
         raise UserError(_explain_config_mismatch(file, chosen, problem))
     _fill(model, file)
+    cast_weights(model, numbers)
     return LoadedSam2(
         **_describe(file, checkpoint, target, numbers, chosen.label), model=model.to(target)
     )
@@ -139,7 +141,8 @@ def load_sam1(
     precision: PrecisionName = "auto",
     hub: Path | None = None,
 ) -> LoadedSam1:
-    """Load a SAM1 network; its architecture is recognised from the file (see `load_sam2`)."""
+    """Load a SAM1 network, likewise; its architecture is recognised from the file (see
+    `load_sam2`)."""
     target = resolve_device(device)
     numbers = choose_precision(target, precision)
     file = read_checkpoint(resolve_checkpoint(checkpoint, "sam1", hub), "sam1")
@@ -153,6 +156,7 @@ def load_sam1(
     if problem is not None:
         raise UserError(_explain_foreign_sam1(file, problem))
     _fill(model, file)
+    cast_weights(model, numbers)
     return LoadedSam1(
         **_describe(file, checkpoint, target, numbers, architecture.name), model=model.to(target)
     )

@@ -21,10 +21,11 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 from sam2.utils.amg import MaskData, batched_mask_to_box, calculate_stability_score
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 from t3dgs_masks import bits
 from t3dgs_masks.config import ProposalConfig
+from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.out_of_memory import with_relief
 from t3dgs_masks.sam.packing import packed
@@ -271,10 +272,17 @@ class Sam1Proposer:
         model: a SAM1 model in eval mode.
         frames: the sequence.
         config: thresholds.
+        precision: autocast settings of the model's device. What the mask decoder says is float32
+            in any case, as in SAM2: masks are enlarged from it.
     """
 
-    def __init__(self, model: Sam, frames: FrameSequence, config: ProposalConfig) -> None:
+    def __init__(
+        self, model: Sam, frames: FrameSequence, config: ProposalConfig, precision: Precision
+    ) -> None:
         self._frames = frames
+        self._precision = precision
+        if precision.autocast_dtype is not None:
+            model.mask_decoder.register_forward_hook(_as_float32)
         self._generator = SamAutomaticMaskGenerator(
             model,
             points_per_side=None,
@@ -292,10 +300,14 @@ class Sam1Proposer:
         self._generator.point_grids = [_normalised(points_xy, self._frames)]
 
         def generate() -> list[Proposal]:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._precision.autocast():
                 return _as_proposals(self._generator.generate(self._frames[frame_idx]))
 
         return with_relief(generate, lambda: _halve_batch(self._generator, len(points_xy)))
+
+
+def _as_float32(_: nn.Module, __: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(part.float() for part in output)
 
 
 def _halve_batch(

@@ -71,11 +71,11 @@ def test_sam2_proposes_the_same_in_smaller_batches(
 
 
 def test_sam1_proposes_the_same_in_smaller_batches(tmp_path, sequence: BlobSequence) -> None:
-    model = load_sam1(write_tiny_sam1(tmp_path / "sam1.pth"), "cpu").model
+    sam1 = load_sam1(write_tiny_sam1(tmp_path / "sam1.pth"), "cpu")
     points = grid(sequence.height, sequence.width, 3)
-    expected = Sam1Proposer(model, sequence, LENIENT).propose(0, points)
-    with room_for(2, model.mask_decoder):
-        found = Sam1Proposer(model, sequence, LENIENT).propose(0, points)
+    expected = Sam1Proposer(sam1.model, sequence, LENIENT, sam1.precision).propose(0, points)
+    with room_for(2, sam1.model.mask_decoder):
+        found = Sam1Proposer(sam1.model, sequence, LENIENT, sam1.precision).propose(0, points)
     assert of_proposals(found) == of_proposals(expected)
 
 

@@ -174,7 +174,8 @@ def test_no_points_cost_nothing(trained_sam2, cpu: Precision):
 def test_sam1_proposals_are_the_stock_generators(tmp_path: Path):
     path = tmp_path / "sam1.pth"
     write_tiny_sam1(path)
-    model = load_sam1(path, torch.device("cpu")).model
+    sam1 = load_sam1(path, torch.device("cpu"))
+    model = sam1.model
     sequence = blob_sequence(2, 2, 48, 64)
     points = grid(48, 64, 4)
     config = ProposalConfig(-1e9, 0.0, points_per_batch=5)
@@ -189,7 +190,7 @@ def test_sam1_proposals_are_the_stock_generators(tmp_path: Path):
     expected = of_records(stock.generate(sequence[1]))
     counter = NetworkCounter()
     counter.watch_sam1(model)
-    proposer = Sam1Proposer(model, sequence, config)
+    proposer = Sam1Proposer(model, sequence, config, sam1.precision)
     assert proposer.propose(1, NO_POINTS) == []
     found = of_proposals(proposer.propose(1, points))
     counter.close()
