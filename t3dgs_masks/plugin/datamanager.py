@@ -255,7 +255,7 @@ class T3dgsDatamanager(FullImageDatamanager[InputDataset]):
         _remove_leftovers(folder)
         self._take_over_progress(trainer, folder, stage)
         model = self._model(trainer)
-        with _untouched_random_state():
+        with _untouched_random_state(torch.device(self.device)):
             frames = self._frames()
             self._write_prompts(model, frames, folder)
             _free_device_memory()
@@ -376,11 +376,13 @@ def _one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _untouched_random_state() -> Iterator[None]:
+def _untouched_random_state(device: torch.device) -> Iterator[None]:
     """Training draws the same random numbers whether or not a refine came in between."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
+    # By itself PyTorch would look at all GPUs there are, and take memory on each.
+    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(python_state)
