@@ -243,7 +243,7 @@ def _operate(func: Any, args: Any, kwargs: Any) -> Any:
     if torch.Tag.inplace_view in func.tags:
         raise NotImplementedError(f"{name} on the pretended device")
     _refuse_mixture(name, args, tensors, there)
-    _device().operations += not func.is_view
+    _device().operations += not (func.is_view or name == "aten::_unsafe_view")
     _take_down_waits(func, name, args)
     # What an operation writes into it also returns.
     known = {id(tensor.values): tensor for tensor in there}
