@@ -19,8 +19,8 @@ unless the order of sums is free (`devices.Precision`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from t3dgs_masks.sam.fast_linear import PackedLinear, row_products
 from t3dgs_masks.sam.side_by_side import SideBySide
+from t3dgs_masks.sam.stand_ins import StandIns
 
 _SCORES_AT_ONCE = 1 << 24  # 64 MB for all threads; all of one object's at 1024 px are 1 GB
 
@@ -72,16 +73,10 @@ class LeanMemoryAttention:
             and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in stock.parameters())
         )
 
-    @contextmanager
-    def in_place_in(self, model: SAM2Base) -> Iterator[None]:
-        """While the block runs, `model` calls this instead of the stock `forward`, hooks and
-        all; other users of the model keep the stock one."""
-        module = model.memory_attention
-        module.forward = self
-        try:
-            yield
-        finally:
-            del module.forward
+    def in_place_in(self, model: SAM2Base) -> AbstractContextManager[None]:
+        """A block in which `model` calls this instead of the stock `forward`, hooks and all; other
+        users of the model keep the stock one."""
+        return StandIns([(model.memory_attention, "forward", self)]).in_place()
 
     def __call__(
         self,

@@ -18,6 +18,7 @@ from sam2.modeling.backbones.hieradet import MultiScaleAttention, MultiScaleBloc
 from torch import Tensor, nn
 
 from t3dgs_masks.sam.padded_windows import WindowsWithoutPadding
+from t3dgs_masks.sam.stand_ins import StandIns
 
 
 class PackedLinear:
@@ -71,8 +72,7 @@ class FastLinears:
             if _has_windows(block) and block.attn.qkv in maps and block.attn.proj in maps:
                 before, after = maps[block.attn.qkv], maps[block.attn.proj]
                 forwards.update(WindowsWithoutPadding(block, before, after).forwards())
-        self._forwards = [(vars(module), forward) for module, forward in forwards.items()]
-        self._depth = 0
+        self._forwards = StandIns([(module, "forward", f) for module, f in forwards.items()])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -82,19 +82,15 @@ class FastLinears:
         Numbers below 1e-38 count as 0 there: a softmax over thousands of tokens makes many of them,
         and takes twice as long over it.
         """
-        self._depth += 1
-        if self._depth == 1 and self._forwards:
-            for attributes, forward in self._forwards:
-                attributes["forward"] = forward
-            torch.set_flush_denormal(True)
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0 and self._forwards:
-                torch.set_flush_denormal(False)
-                for attributes, _ in self._forwards:
-                    attributes.pop("forward", None)
+        is_first = len(self._forwards) > 0 and not self._forwards.are_in_place
+        with self._forwards.in_place():
+            if is_first:
+                torch.set_flush_denormal(True)
+            try:
+                yield
+            finally:
+                if is_first:
+                    torch.set_flush_denormal(False)
 
 
 @cache

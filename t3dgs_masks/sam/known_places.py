@@ -7,17 +7,17 @@ twentieth of the image encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any
 
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
 from sam2.modeling.sam2_base import SAM2Base
-from torch import Tensor, nn
+from torch import Tensor
 
 from t3dgs_masks.sam.compilation import is_compiled
+from t3dgs_masks.sam.stand_ins import Method, StandIns
 
 
 class KnownPlaces:
@@ -32,36 +32,21 @@ class KnownPlaces:
 
     def __init__(self, model: SAM2Base) -> None:
         self._model = model
-        self._attributes: list[tuple[dict[str, Any], str, Callable[..., Tensor]]] = []
+        look_ups: list[Method] = []
         for module in model.modules():
             if isinstance(module, PositionEmbeddingSine):
-                self._replace(module, "forward", _of_map(module))
+                look_ups.append((module, "forward", _of_map(module)))
             elif isinstance(module, PositionEmbeddingRandom):
-                self._replace(module, "forward", cache(module.forward))  # of a size
+                look_ups.append((module, "forward", cache(module.forward)))  # of a size
             elif isinstance(module, Hiera):
-                self._replace(module, "_get_pos_embed", cache(module._get_pos_embed))  # likewise
+                of_size = cache(module._get_pos_embed)
+                look_ups.append((module, "_get_pos_embed", of_size))
+        self._look_ups = StandIns(look_ups)
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """While the block runs; blocks may be nested. A compiled model is left alone: it would be
-        compiled again."""
-        if is_compiled(self._model):
-            yield
-            return
-        before = [(into, name, into.get(name)) for into, name, _ in self._attributes]
-        for into, name, look_up in self._attributes:
-            into[name] = look_up
-        try:
-            yield
-        finally:
-            for into, name, previous in before:
-                if previous is None:
-                    into.pop(name, None)
-                else:
-                    into[name] = previous
-
-    def _replace(self, module: nn.Module, name: str, look_up: Callable[..., Tensor]) -> None:
-        self._attributes.append((vars(module), name, look_up))
+    def in_place(self) -> AbstractContextManager[None]:
+        """A block in which it does; blocks may be nested. A compiled model is left alone: it would
+        be compiled again."""
+        return nullcontext() if is_compiled(self._model) else self._look_ups.in_place()
 
 
 def _of_map(module: PositionEmbeddingSine) -> Callable[[Tensor], Tensor]:
