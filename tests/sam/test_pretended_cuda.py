@@ -60,14 +60,30 @@ def test_the_tracker_in_float32_is_that_of_the_cpu(pretended: PretendedCuda) -> 
         assert there == pytest.approx(here, abs=2)  # attention sums in another order
 
 
-def test_the_tracker_in_bfloat16_is_the_official_one(pretended: PretendedCuda) -> None:
-    sequence = blob_sequence(6, 2)
+@pytest.mark.parametrize(
+    ("num_objects", "tolerance"),
+    [
+        (1, 0.0),  # to the bit
+        (2, 0.5),  # a batch sums in another order: two steps of bfloat16 at the largest logits
+    ],
+)
+def test_the_tracker_in_bfloat16_is_the_official_one(
+    pretended: PretendedCuda, num_objects: int, tolerance: float
+) -> None:
+    sequence = blob_sequence(6, num_objects)
     loaded = load_sam2("tiny-synthetic", device="cuda")
     assert loaded.precision.autocast_dtype == torch.bfloat16
-    ours = areas(tracker_on("cuda", sequence), sequence)
-    official = areas(OfficialTracker(loaded.model, sequence, loaded.precision), sequence)
+    found = []
+    for tracker in (
+        tracker_on("cuda", sequence),
+        OfficialTracker(loaded.model, sequence, loaded.precision),
+    ):
+        condition(tracker, sequence)
+        found.append([logits.mask_logits.cpu() for logits in tracker.propagate_logits(2)])
+    ours, official = found
+    assert len(official) == 4
     for mine, theirs in zip(ours, official, strict=True):
-        assert mine == pytest.approx(theirs, rel=0.02, abs=8)
+        torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=0.0)
 
 
 def test_proposals_in_float32_are_those_of_the_cpu(pretended: PretendedCuda) -> None:
