@@ -5,7 +5,9 @@ with CUDA, and this much can be told of it:
 
 - Host and device tensors that meet in one operation are refused, as CUDA refuses them.
 - Autocast is PyTorch's own, so that every value has the type that it would have.
-- What tensors hold on the device, byte by byte, now and at most.
+- What tensors hold on the device, byte by byte, now and at most; where that is more than there is,
+  it runs out of memory.
+- How many operations would be started there.
 - Where the host would wait for the device, or the device for the host, and how often.
 
 It tells nothing of times, of kernels and the order of their sums, of what they need besides their
@@ -262,25 +264,26 @@ def _take_data(tensor: _DeviceTensor, source: Tensor) -> None:
     _device().hold(tensor)
 
 
-def _to(
-    tensor: Tensor, *wanted: Any, device: Any = None, dtype: Any = None, **further: Any
-) -> Tensor:
+def _to(tensor: Tensor, *wanted: Any, **named: Any) -> Tensor:
     """`Tensor.to`, in all forms of its arguments."""
-    flags = [value for value in wanted if isinstance(value, bool)]
+    device, dtype = named.get("device"), named.get("dtype")
     for value in wanted:
         if isinstance(value, torch.dtype):
             dtype = value
         elif isinstance(value, Tensor):
             device, dtype = value.device, value.dtype
-        elif isinstance(value, (str, int, torch.device)) and not isinstance(value, bool):
+        elif isinstance(value, (str, torch.device)):
             device = value
     target = tensor.device if device is None else torch.device(device)
-    copy = further.get("copy", False) or flags[1:] == [True]
+    if target.type == tensor.device.type == "cpu":
+        return tensor.to(*wanted, **named)
+    flags = [value for value in wanted if isinstance(value, bool)]
+    non_blocking, copy = (*flags, *[False] * (2 - len(flags)))
+    copy = named.get("copy", copy)
     if target.type == tensor.device.type and dtype in (None, tensor.dtype) and not copy:
         return tensor
-    asked = {"dtype": dtype, "device": target, "non_blocking": further.get("non_blocking", False)}
-    asked["non_blocking"] |= flags[:1] == [True]
-    return _converted(tensor, asked)
+    non_blocking = named.get("non_blocking", non_blocking)
+    return _converted(tensor, {"dtype": dtype, "device": target, "non_blocking": non_blocking})
 
 
 def _converted(tensor: Tensor, asked: Any) -> Tensor:

@@ -47,6 +47,42 @@ def test_tensors_lie_there_until_they_are_fetched(device: PretendedCuda) -> None
         there.numpy()
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        (("cuda",), {}),
+        ((torch.float64,), {}),
+        (("cuda", torch.float64), {}),
+        (("cuda", torch.float64, True, True), {}),
+        ((torch.zeros(1, dtype=torch.int32),), {}),
+        ((), {"device": "cuda", "dtype": torch.bool, "copy": True}),
+        ((), {"dtype": torch.float32}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("begin", ["cpu", "cuda"])
+def test_to_goes_where_it_should(device: PretendedCuda, begin: str, args, kwargs) -> None:
+    tensor = torch.tensor([0.0, 2.5], device=begin)
+    moved = tensor.to(*args, **kwargs)
+    said = [*args, *kwargs.values()]
+    target = "cuda" if "cuda" in said else ("cpu" if torch.is_tensor(said[0]) else begin)
+    assert moved.device.type == target
+    expected = torch.tensor([0.0, 2.5]).to(
+        *(value for value in args if value != "cuda"),
+        **{name: value for name, value in kwargs.items() if name == "dtype"},
+    )
+    assert moved.dtype == expected.dtype
+    assert moved.cpu().tolist() == expected.tolist()
+    is_same = target == begin and expected.dtype == torch.float32
+    assert (moved is tensor) == (is_same and True not in said)
+
+
+def test_gradients_of_the_host_are_as_ever(device: PretendedCuda) -> None:
+    weight = torch.ones(2, requires_grad=True)
+    weight.to(torch.float64).sum().backward()
+    assert weight.grad is not None
+
+
 def test_writing_into_a_view_writes_into_the_whole(device: PretendedCuda) -> None:
     whole = torch.zeros(2, 3, device="cuda")
     assert whole[1].add_(1).device.type == "cuda"
