@@ -730,7 +730,7 @@ _COLUMNS = {
     "peak +MB/frame": lambda row: _number(row.peak_rss_growth_mb_per_frame, 3),
     "tensors MB": lambda row: _number(row.tensor_mb, 1),
     "tensors +MB/frame": lambda row: _number(row.tensor_growth_mb_per_frame, 4),
-    "VRAM MB": lambda row: _number(row.peak_vram_mb, 0),
+    "VRAM MB": lambda row: _number(row.peak_vram_mb, 1),
     "VRAM +MB/frame": lambda row: _number(row.peak_vram_growth_mb_per_frame, 4),
     "operations": lambda row: _number(row.device_operations_per_frame, 0),
     "waits": lambda row: _number(row.waits_per_frame, 1),

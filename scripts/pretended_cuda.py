@@ -69,6 +69,11 @@ class PretendedCuda:
     _holders: dict[int, int] = field(default_factory=dict)  # storage -> tensors that show it
 
     def hold(self, tensor: _DeviceTensor) -> None:
+        """Count what it shows, until it is gone.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for it.
+        """
         storage = tensor.values.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._holders:
@@ -91,6 +96,7 @@ class PretendedCuda:
             self.held_bytes -= size
 
     def wait(self, cause: Wait) -> None:
+        """Take down that the line outside of PyTorch that is running brings a wait about."""
         self.waits[cause, _caller()] += 1
 
     def restart_counts(self) -> None:
@@ -136,21 +142,16 @@ def pretended_cuda(total_bytes: int = 12 << 30) -> Iterator[PretendedCuda]:
 
 def _replaced(device: PretendedCuda) -> list[tuple[Any, str, Any]]:
     """What PyTorch is to say of its devices."""
-    properties = SimpleNamespace(
-        name="pretended", total_memory=device.total_bytes, major=8, minor=6, multi_processor_count=1
-    )
+    properties = SimpleNamespace(total_memory=device.total_bytes)
     said: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "is_bf16_supported": lambda *_, **__: True,
         "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "get_device_name": lambda _=None: "pretended",
         "get_device_capability": lambda _=None: (8, 6),
         "get_device_properties": lambda _=None: properties,
         "memory_allocated": lambda _=None: device.held_bytes,
         "max_memory_allocated": lambda _=None: device.peak_bytes,
         "reset_peak_memory_stats": lambda _=None: device.restart_peak(),
-        "mem_get_info": lambda _=None: (device.total_bytes - device.held_bytes, device.total_bytes),
         "synchronize": lambda _=None: None,
         "empty_cache": lambda: None,
         "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8),
@@ -257,8 +258,7 @@ def _take_data(tensor: _DeviceTensor, source: Tensor) -> None:
     """`tensor.data = source`."""
     if not isinstance(source, _DeviceTensor):
         raise NotImplementedError("data that moves to another device")
-    with torch._C.DisableTorchFunction():
-        tensor.data = source
+    tensor.data = source
     tensor.holding()
     tensor.values = source.values
     _device().hold(tensor)

@@ -1,9 +1,12 @@
-"""Runs `gpu` tests where there is a GPU, says why not elsewhere, and trains the demo once."""
+"""Runs `gpu` tests where there is a GPU and `pretended_gpu` tests elsewhere, says why not
+otherwise, and trains the demo once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import hypothesis
 import pytest
 import torch
 
+from scripts.pretended_cuda import PretendedCuda, pretended_cuda
 from t3dgs_masks import cli
 
 # How long an example takes depends on what else runs on the machine.
@@ -20,10 +24,19 @@ hypothesis.settings.load_profile("untimed")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
-        return
+        marker, reason = "pretended_gpu", "there is a real CUDA device"
+    else:
+        marker, reason = "gpu", "needs a CUDA device"
     for item in items:
-        if item.get_closest_marker("gpu") is not None:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker(marker) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def pretended() -> Iterator[PretendedCuda]:
+    """A CUDA device, played by the CPU, for as long as the test runs."""
+    with pretended_cuda() as device:
+        yield device
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +44,7 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
+@pytest.mark.pretended_gpu
 def test_what_a_device_would_hold_does_not_grow_with_the_sequence(tmp_path: Path):
     """And how often it is waited for in a frame, of all three passes."""
     out = tmp_path / "rows.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,24 +18,19 @@ from scripts.pretended_cuda import PretendedCuda, pretended_cuda
 from t3dgs_masks import cli
 from t3dgs_masks.synthetic.capture import CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import half_trained_prompts
+from t3dgs_masks.synthetic.dataset import DatasetPaths, write_nerfstudio
 from tests.sam.tiny_sam1 import write_tiny_sam1
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
+pytestmark = pytest.mark.pretended_gpu
 
 NUM_FRAMES = 8
 HOST = torch.device("cpu")
 
 
-@pytest.fixture
-def device() -> Iterator[PretendedCuda]:
-    with pretended_cuda() as pretended:
-        yield pretended
-
-
 # --- the pretended device -------------------------------------------------------------------------
 
 
-def test_tensors_lie_there_until_they_are_fetched(device: PretendedCuda) -> None:
+def test_tensors_lie_there_until_they_are_fetched(pretended: PretendedCuda) -> None:
     there = torch.arange(6, device="cuda").float() * 2
     assert there.device == torch.device("cuda", 0)
     assert there.reshape(2, 3)[1].device == there.device
@@ -61,7 +55,7 @@ def test_tensors_lie_there_until_they_are_fetched(device: PretendedCuda) -> None
     ids=str,
 )
 @pytest.mark.parametrize("begin", ["cpu", "cuda"])
-def test_to_goes_where_it_should(device: PretendedCuda, begin: str, args, kwargs) -> None:
+def test_to_goes_where_it_should(pretended: PretendedCuda, begin: str, args, kwargs) -> None:
     tensor = torch.tensor([0.0, 2.5], device=begin)
     moved = tensor.to(*args, **kwargs)
     said = [*args, *kwargs.values()]
@@ -77,13 +71,13 @@ def test_to_goes_where_it_should(device: PretendedCuda, begin: str, args, kwargs
     assert (moved is tensor) == (is_same and True not in said)
 
 
-def test_gradients_of_the_host_are_as_ever(device: PretendedCuda) -> None:
+def test_gradients_of_the_host_are_as_ever(pretended: PretendedCuda) -> None:
     weight = torch.ones(2, requires_grad=True)
     weight.to(torch.float64).sum().backward()
     assert weight.grad is not None
 
 
-def test_writing_into_a_view_writes_into_the_whole(device: PretendedCuda) -> None:
+def test_writing_into_a_view_writes_into_the_whole(pretended: PretendedCuda) -> None:
     whole = torch.zeros(2, 3, device="cuda")
     assert whole[1].add_(1).device.type == "cuda"
     whole[0, whole[1] > 0] = 5.0
@@ -91,7 +85,7 @@ def test_writing_into_a_view_writes_into_the_whole(device: PretendedCuda) -> Non
 
 
 @pytest.mark.parametrize("meet", [torch.add, torch.matmul, lambda a, b: torch.cat([a, b])])
-def test_host_and_device_do_not_meet(device: PretendedCuda, meet) -> None:
+def test_host_and_device_do_not_meet(pretended: PretendedCuda, meet) -> None:
     here, there = torch.ones(3, 3), torch.ones(3, 3, device="cuda")
     with pytest.raises(RuntimeError, match="same device"):
         meet(there, here)
@@ -100,7 +94,7 @@ def test_host_and_device_do_not_meet(device: PretendedCuda, meet) -> None:
     assert (there + torch.tensor(1.0)).cpu().sum() == 18  # a number is none of them
 
 
-def test_autocast_is_that_of_cuda(device: PretendedCuda) -> None:
+def test_autocast_is_that_of_cuda(pretended: PretendedCuda) -> None:
     layer = nn.Linear(4, 3).to("cuda")
     assert isinstance(layer.weight, nn.Parameter)
     pixels = torch.ones(2, 4).to("cuda")
@@ -114,57 +108,57 @@ def test_autocast_is_that_of_cuda(device: PretendedCuda) -> None:
 
 
 def test_what_tensors_hold_is_counted_once_and_until_the_last_is_gone(
-    device: PretendedCuda,
+    pretended: PretendedCuda,
 ) -> None:
     whole = torch.zeros(1000, device="cuda")
     part = whole[10:20]
-    assert torch.cuda.memory_allocated() == device.held_bytes == 4000
+    assert torch.cuda.memory_allocated() == pretended.held_bytes == 4000
     more = whole + 1
-    assert device.held_bytes == 8000
+    assert pretended.held_bytes == 8000
     del whole, more
-    assert device.held_bytes == 4000
+    assert pretended.held_bytes == 4000
     assert torch.cuda.max_memory_allocated() == 8000
     del part
-    assert device.held_bytes == 0
+    assert pretended.held_bytes == 0
     torch.cuda.reset_peak_memory_stats()
     assert torch.cuda.max_memory_allocated() == 0
 
 
 def test_it_runs_out_of_memory() -> None:
-    with pretended_cuda(total_bytes=1000) as device:
+    with pretended_cuda(total_bytes=1000) as pretended:
         first = torch.zeros(200, device="cuda")
         with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 800 bytes"):
             first + 1
-        assert device.held_bytes == 800
+        assert pretended.held_bytes == 800
         del first
         assert torch.ones(200, device="cuda").sum().item() == 200
 
 
-def causes(device: PretendedCuda) -> dict[str, int]:
+def causes(pretended: PretendedCuda) -> dict[str, int]:
     """Of the waits so far, which are then forgotten."""
     found: dict[str, int] = {}
-    for (cause, _), times in device.waits.items():
+    for (cause, _), times in pretended.waits.items():
         found[cause] = found.get(cause, 0) + times
-    device.waits.clear()
+    pretended.waits.clear()
     return found
 
 
-def test_waits_are_told_with_their_cause_and_place(device: PretendedCuda) -> None:
+def test_waits_are_told_with_their_cause_and_place(pretended: PretendedCuda) -> None:
     there = torch.zeros(4, device="cuda")
-    assert causes(device) == {}
+    assert causes(pretended) == {}
     there.to("cpu")
-    assert [place.split(":")[0] for _, place in device.waits] == ["test_pretended_cuda.py"]
-    assert causes(device) == {"download": 1}
+    assert [place.split(":")[0] for _, place in pretended.waits] == ["test_pretended_cuda.py"]
+    assert causes(pretended) == {"download": 1}
     torch.ones(3).to("cuda")
     torch.ones(3).pin_memory().to("cuda", non_blocking=True)
-    assert causes(device) == {"upload": 1}
+    assert causes(pretended) == {"upload": 1}
     assert there.sum().item() == 0.0
-    assert causes(device) == {"value": 1}
+    assert causes(pretended) == {"value": 1}
     assert len(there.nonzero()) == 0
     assert len(there[there > 1]) == 0
-    assert causes(device) == {"size": 2}
+    assert causes(pretended) == {"size": 2}
     assert len(there[[0, 2]]) == 2
-    assert causes(device) == {"upload": 1}
+    assert causes(pretended) == {"upload": 1}
 
 
 def test_nothing_stays_of_it() -> None:
@@ -190,28 +184,20 @@ class Refined:
 
 
 @pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds `images/` and `prompts/`."""
-    folder = tmp_path_factory.mktemp("capture")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     spec = CaptureSpec(seed=5, num_frames=NUM_FRAMES, height=96, width=128, num_walkers=2)
     captured = make_capture(spec)
     prompts = half_trained_prompts(captured, seed=5)
-    for name in ("images", "prompts/masks", "prompts/diffs"):
-        (folder / name).mkdir(parents=True)
-    for idx, image in enumerate(captured.frames):
-        PilImage.fromarray(image).save(folder / "images" / f"{idx:03d}.png")
-        coarse = prompts.coarse[idx].astype(np.uint8) * 255
-        PilImage.fromarray(coarse).save(folder / "prompts" / "masks" / f"{idx:03d}.png")
-        residual = (prompts.residual[idx] * 255).astype(np.uint8)
-        PilImage.fromarray(residual).save(folder / "prompts" / "diffs" / f"{idx:03d}.png")
-    return folder
+    return write_nerfstudio(captured, prompts, tmp_path_factory.mktemp("capture"))
 
 
-def refine(capture: Path, out: Path, *args: object, device: str, prompts: bool = True) -> Refined:
-    given = ["refine", "--video-path", capture / "images", "--result-dir", out, "--device", device]
+def refine(
+    capture: DatasetPaths, out: Path, *args: object, device: str, prompts: bool = True
+) -> Refined:
+    given = ["refine", "--video-path", capture.images, "--result-dir", out, "--device", device]
     given += ["--sam2-checkpoint", "tiny-synthetic", *args]
     if prompts:
-        given += ["--prompt-dir", capture / "prompts", "--prompt-polarity", "white-transient"]
+        given += ["--prompt-dir", capture.prompts, "--prompt-polarity", "white-transient"]
     assert cli.main([str(arg) for arg in given]) == 0
     gc.collect()
     masks = [
@@ -225,7 +211,9 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def test_refine_on_it_in_float32_is_refine_on_the_cpu(capture: Path, tmp_path: Path) -> None:
+def test_refine_on_it_in_float32_is_refine_on_the_cpu(
+    capture: DatasetPaths, tmp_path: Path
+) -> None:
     exact = ("--precision", "float32")
     on_cpu = refine(capture, tmp_path / "cpu", *exact, device="cpu")
     with pretended_cuda():
@@ -237,7 +225,7 @@ def test_refine_on_it_in_float32_is_refine_on_the_cpu(capture: Path, tmp_path: P
     assert on_device.held_bytes == 0
 
 
-def test_refine_on_it_in_bfloat16_differs_by_edges(capture: Path, tmp_path: Path) -> None:
+def test_refine_on_it_in_bfloat16_differs_by_edges(capture: DatasetPaths, tmp_path: Path) -> None:
     on_cpu = refine(capture, tmp_path / "cpu", device="cpu")
     with pretended_cuda():
         on_device = refine(capture, tmp_path / "cuda", device="cuda")
@@ -246,7 +234,7 @@ def test_refine_on_it_in_bfloat16_differs_by_edges(capture: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("proposer", ["sam2", "sam1"])
-def test_promptless_on_it(capture: Path, tmp_path: Path, proposer: str) -> None:
+def test_promptless_on_it(capture: DatasetPaths, tmp_path: Path, proposer: str) -> None:
     args: list[object] = ["--start-points-per-side", 4, "--prompt-points-per-side", 2]
     if proposer == "sam1":
         args += ["--sam-checkpoint", write_tiny_sam1(tmp_path / "sam1.pth")]
@@ -260,7 +248,7 @@ def test_promptless_on_it(capture: Path, tmp_path: Path, proposer: str) -> None:
 
 
 def test_with_little_memory_the_masks_are_the_same_and_no_frame_is_encoded_twice(
-    capture: Path, tmp_path: Path
+    capture: DatasetPaths, tmp_path: Path
 ) -> None:
     exact = ("--precision", "float32")
     with pretended_cuda() as device:

@@ -18,9 +18,11 @@ _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def cast_weights(network: nn.Module, precision: Precision) -> None:
-    """Convert what autocast would convert; nothing without autocast.
+    """Convert what autocast would convert, in place; nothing without autocast.
 
-    From then on the network runs within `precision.autocast()` alone.
+    Args:
+        network: SAM1 or SAM2. From then on it runs within `precision.autocast()` alone.
+        precision: of the device that it is for.
     """
     if precision.autocast_dtype is None:
         return

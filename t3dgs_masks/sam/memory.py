@@ -255,6 +255,7 @@ class FrameFeatureCache:
         return features
 
     def _move_to_host(self, moving: list[tuple[int, FrameFeatures]]) -> None:
+        """Frames and their features, which are no longer kept on the device."""
         for frame_idx, features in moving:
             if self._on_host.get(frame_idx) is None:
                 self._on_host.put(frame_idx, features.to(torch.device("cpu")))

@@ -14,8 +14,10 @@ Method = tuple[nn.Module, str, Callable[..., Any]]  # module, name of the method
 class StandIns:
     """Replaces methods of modules, and puts them back.
 
-    A module finds what was put on itself before the methods of its class. Hooks run as ever, and
-    users of the network that come in between find its own methods.
+    A module finds what was put on itself before the methods of its class, and hooks run as ever.
+
+    Args:
+        methods: of any modules, each method once.
     """
 
     def __init__(self, methods: Sequence[Method]) -> None:
@@ -31,7 +33,7 @@ class StandIns:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While the block runs; blocks may be nested, also with those of others."""
+        """They stand in while the block runs; blocks may be nested, also with those of others."""
         before: list[tuple[dict[str, Any], str, Any]] = []
         if not self.are_in_place:
             for attributes, name, stand_in in self._methods:

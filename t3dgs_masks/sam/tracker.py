@@ -512,18 +512,18 @@ def _merge_batches(
 ) -> TrackedLogits:
     object_ids = [object_id for batch in batches for object_id in batch.object_ids]
     order = sorted(range(len(object_ids)), key=object_ids.__getitem__)
+    mask_logits = torch.cat([output["pred_masks"][:, 0] for output in outputs])
+    score_logits = torch.cat([output["object_score_logits"][:, 0] for output in outputs])
     return TrackedLogits(
         frame_idx,
         tuple(object_ids[slot] for slot in order),
-        *(
-            _picked(torch.cat([output[name][:, 0] for output in outputs]), order).float()
-            for name in ("pred_masks", "object_score_logits")
-        ),
+        _picked(mask_logits, order).float(),
+        _picked(score_logits, order).float(),
     )
 
 
 def _picked(rows: Tensor, order: Sequence[int]) -> Tensor:
-    """[n, ...] -> [len(order), ...], those rows in that order.
+    """[n, ...] -> [len(order), ...], those rows in that order; there is at least one.
 
     By slices: an index would be copied to the device each time, which waits for it.
     """

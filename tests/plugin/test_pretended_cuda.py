@@ -19,7 +19,7 @@ from nerfstudio.models import splatfacto
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from scripts.pretended_cuda import pretended_cuda
+from scripts.pretended_cuda import PretendedCuda
 from t3dgs_masks import cli
 from t3dgs_masks.plugin import cpu_rasterizer
 from t3dgs_masks.plugin.cpu import without_lpips
@@ -38,7 +38,7 @@ from tests.plugin.scenes import (
     write_dataset,
 )
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
+pytestmark = pytest.mark.pretended_gpu
 
 DEVICE = torch.device("cuda", 0)
 
@@ -57,10 +57,9 @@ def rasterize_on_the_host(*args: Any, **kwargs: Any) -> Any:
 
 
 @pytest.fixture
-def device() -> Iterator[None]:
+def splats_there(pretended: PretendedCuda) -> Iterator[None]:
     as_written = inspect.unwrap(splatfacto.get_viewmat)  # for no compiler knows of the device
     with (
-        pretended_cuda(),
         mock.patch.object(splatfacto, "rasterization", rasterize_on_the_host),
         mock.patch.object(splatfacto, "get_viewmat", as_written),
     ):
@@ -91,10 +90,10 @@ def loss_of(model: T3dgsSplatfactoModel, camera: Any, batch: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("cache", ["cpu", "gpu"])
-def test_a_refine_during_training(device: None, tmp_path: Path, cache: str) -> None:
-    ours = np.ones((HEIGHT, WIDTH), np.bool_)
-    ours[34:] = False
-    data = write_dataset(tmp_path / "data", masks=dict.fromkeys(range(5), ours))
+def test_a_refine_during_training(splats_there: None, tmp_path: Path, cache: str) -> None:
+    keep = np.ones((HEIGHT, WIDTH), np.bool_)  # the user's own mask
+    keep[34:] = False
+    data = write_dataset(tmp_path / "data", masks=dict.fromkeys(range(5), keep))
     config = datamanager_config(
         data, refine_steps=(10,), cache_images=cache, after_refine="restart"
     )
@@ -130,7 +129,7 @@ def test_prompts_of_a_trained_run(splat_demo, tmp_path: Path, request) -> None:
     """Trained on the CPU, rendered on the device."""
     asked = ["prompts", "--load-config", str(splat_demo.config("unmasked")), "--output-dir"]
     assert cli.main([*asked, str(tmp_path / "cpu"), "--device", "cpu"]) == 0
-    request.getfixturevalue("device")
+    request.getfixturevalue("splats_there")
     assert cli.main([*asked, str(tmp_path / "cuda"), "--device", "cuda"]) == 0
     for kind in ("masks", "diffs"):
         there = sorted((tmp_path / "cuda" / kind).glob("*.png"))

@@ -20,7 +20,7 @@ from tests.sam.scenes import blob_sequence
 from tests.sam.test_proposer import grid, of_proposals
 from tests.sam.tiny_sam1 import write_tiny_sam1
 
-pretended = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
+pytestmark = pytest.mark.pretended_gpu
 SEQUENCE = blob_sequence(6, 2)
 POINTS = grid(SEQUENCE.height, SEQUENCE.width, 3)
 LENIENT = ProposalConfig(0.0, 0.0, box_nms_thresh=1.0)
@@ -59,7 +59,6 @@ def figures(device: PretendedCuda) -> tuple[int, int]:
     return device.operations, device.peak_bytes
 
 
-@pretended
 def test_tracking_gives_the_same_bits_with_fewer_operations(stock: pytest.MonkeyPatch) -> None:
     with pretended_cuda() as device:
         expected, before = tracked(), figures(device)
@@ -72,7 +71,6 @@ def test_tracking_gives_the_same_bits_with_fewer_operations(stock: pytest.Monkey
     assert after[1] < before[1]
 
 
-@pretended
 @pytest.mark.parametrize("propose", [sam1_proposals, sam2_proposals])
 def test_proposals_are_the_same(stock: pytest.MonkeyPatch, propose, tmp_path: Path) -> None:
     with pretended_cuda() as device:
@@ -85,7 +83,6 @@ def test_proposals_are_the_same(stock: pytest.MonkeyPatch, propose, tmp_path: Pa
     assert after[0] < before[0]
 
 
-@pretended
 def test_sam1_in_bfloat16_proposes_about_the_same(tmp_path: Path) -> None:
     path = write_tiny_sam1(tmp_path / "sam1.pth")
     areas = []
@@ -100,7 +97,6 @@ def test_sam1_in_bfloat16_proposes_about_the_same(tmp_path: Path) -> None:
     assert np.abs(np.subtract(bfloat16, float32)).mean() < 0.01
 
 
-@pretended
 def test_layers_alone_are_cast() -> None:
     with pretended_cuda():
         model = load_sam2("tiny-synthetic", device="cuda").model
@@ -115,7 +111,6 @@ def test_layers_alone_are_cast() -> None:
         assert not kinds & {(kind, torch.float32) for kind in (nn.Linear, nn.Conv2d)}
 
 
-@pretended
 def test_without_autocast_weights_stay_as_they_are() -> None:
     on_cpu = load_sam2("tiny-synthetic", device="cpu").model
     assert {parameter.dtype for parameter in on_cpu.parameters()} == {torch.float32}

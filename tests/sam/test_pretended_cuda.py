@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from scripts.pretended_cuda import PretendedCuda, pretended_cuda
+from scripts.pretended_cuda import PretendedCuda
 from t3dgs_masks import bits
 from t3dgs_masks.config import ProposalConfig
 from t3dgs_masks.sam.checkpoints import load_sam2
@@ -21,13 +20,7 @@ from t3dgs_masks.types import Tracker
 from tests.sam.scenes import BlobSequence, blob_sequence
 from tests.sam.test_proposer import grid
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device")
-
-
-@pytest.fixture
-def pretended() -> Iterator[PretendedCuda]:
-    with pretended_cuda() as device:
-        yield device
+pytestmark = pytest.mark.pretended_gpu
 
 
 def tracker_on(
