@@ -26,14 +26,11 @@ import random
 import shlex
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +42,7 @@ from t3dgs_masks import (
     cli,
     refine_job,  # noqa: F401
 )
+from t3dgs_masks.io.progress_file import read_document
 from t3dgs_masks.report.html import read_page
 from t3dgs_masks.synthetic.capture import make_capture
 from t3dgs_masks.synthetic.capture_spec import CaptureSpec
@@ -310,9 +308,7 @@ class Refines:
         if " pass: " in said and "writing results" not in said:
             self.row.cut_short += 1
         self.row.resumed += "continuing a" in said
-        progress = self._out / ".state" / "progress.sqlite"
-        if progress.is_file():
-            self.row.redone += redone_frames(progress)
+        self.row.redone += redone_frames(self._out)
         if (self._out / "config.json").is_file():
             found = files(self._out)
             if found != self._old and differing(comparable(found), self._expected):
@@ -332,20 +328,11 @@ class Refines:
         self.row.replayed += report["steps_replayed"]
 
 
-def redone_frames(progress: Path) -> int:
+def redone_frames(out: Path) -> int:
     """Finished frames that were worked on again, by the progress of a killed refine."""
-    with tempfile.TemporaryDirectory() as folder:
-        for path in progress.parent.glob(f"{progress.name}*"):  # to look is not to touch
-            shutil.copy(path, folder)
-        with closing(sqlite3.connect(Path(folder) / progress.name)) as database:
-            # One that was killed as it came into being has no tables, and is begun anew.
-            tables = database.execute("SELECT name FROM sqlite_master").fetchall()
-            if ("document",) not in tables:
-                return 0
-            rows = database.execute("SELECT content FROM document").fetchall()
-    if not rows:
+    document = read_document(out)
+    if document is None:
         return 0
-    document = json.loads(zlib.decompress(rows[0][0]))
     done = sum(state["frames_done"] for state in document["passes"].values())
     return document["frames_worked"] - done
 
@@ -431,9 +418,7 @@ class Trainings:
                 self.row.kills += 1
                 self.row.cut_short += 1
                 print(f"training: {self.row}", file=sys.stderr, flush=True)
-                progress = self._stage(name) / "refined/.state/progress.sqlite"
-                if progress.is_file():
-                    self.row.redone += redone_frames(progress)
+                self.row.redone += redone_frames(self._stage(name) / "refined")
                 loaded = self._run(name) / "nerfstudio_models"
             self.row.completed += 1
             names = differing(self._result(name), self._expected)

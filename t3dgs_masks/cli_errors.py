@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import signal
@@ -14,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from t3dgs_masks.errors import UserError
+from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.report.text import one_line, printable
 
 USER_ERROR_EXIT_CODE = 2
@@ -22,7 +21,6 @@ INTERRUPTED_EXIT_CODE = 130
 TERMINATED_EXIT_CODE = 143  # as of a program that SIGTERM ends
 BROKEN_PIPE_EXIT_CODE = 141  # as of a program that SIGPIPE ends
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LONGEST_LINE = 1000  # characters; a path may be longer, and says no more then
 
 
@@ -87,7 +85,7 @@ def _told(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         # The machine's state rather than a fault of the program, whoever met it.
         at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        space = "; free some space and retry" if error.errno in _NO_SPACE else ""
+        space = "; free some space and retry" if error.errno in DISK_FULL else ""
         return f"{at}{error.strerror}{space}", USER_ERROR_EXIT_CODE
     reason = " ".join(str(error).split()) or "no further word"
     return f"unexpected {type(error).__name__}: {reason} (--debug shows where)", 1

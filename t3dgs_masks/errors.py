@@ -1,5 +1,10 @@
 """The one exception type that is meant for the person at the keyboard."""
 
+import errno
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Of an `OSError`: there is no room for what was to be written."""
+
 
 class UserError(Exception):
     """Something about the input, the settings or the machine that the user can put right.

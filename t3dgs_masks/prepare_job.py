@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from t3dgs_masks.config import PrepareSettings
 from t3dgs_masks.datasets.manifest import Manifest
 from t3dgs_masks.datasets.opening import OpenedFrames, open_input
 from t3dgs_masks.datasets.prepared import PreparedFolder
-from t3dgs_masks.errors import UserError
+from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.io.frames import Selection
 from t3dgs_masks.io.globs import Globs
 from t3dgs_masks.io.images import is_turned, shown
@@ -98,6 +97,6 @@ def _write(image: Image, target: Path) -> None:
 
 
 def _failed(error: OSError, file: Path, target: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         return UserError(f"cannot write {shown(target.name)}: the disk is full; free some space")
     return UserError(f"cannot copy {shown(file)}: {error.strerror or error}")

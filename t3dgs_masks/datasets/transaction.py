@@ -11,7 +11,6 @@ have their old times and permissions too.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from t3dgs_masks.errors import UserError
+from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.io.images import shown
 
 try:
@@ -37,7 +36,6 @@ STATE = ".t3dgs_masks"
 _JOURNAL = "journal.json"
 _NEXT = "next"
 _OLD = "old"
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -323,7 +321,7 @@ def writing(root: Path) -> Iterator[None]:
         at = f" ({where})" if where else ""
         failed = f"cannot change the dataset {shown(root)}{at}"
         kept = "" if is_pending_quietly(root) is False else "; the next apply or revert undoes it"
-        if error.errno in _NO_SPACE:
+        if error.errno in DISK_FULL:
             raise UserError(
                 f"{failed}: the disk is full; free some space and retry{kept}"
             ) from error

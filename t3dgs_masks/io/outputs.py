@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image as PilImage
 
-from t3dgs_masks.errors import UserError
+from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.checked_rle import checked_rle
 from t3dgs_masks.io.file_lock import locked
@@ -39,8 +38,6 @@ REPORT = "report.json"
 PAGE = "report.html"
 LOCK = "lock"
 """In the folder for the state: held by the run that is writing."""
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 # --- what goes into the files ---------------------------------------------------------------------
@@ -147,6 +144,10 @@ class ResultFolder:
             folder._recover()
             folder._refuse_foreign_files()
         return folder
+
+    def has_state(self) -> bool:
+        """Whether a run is at work, or one that was killed left something beside the result."""
+        return (self.path / publish.STATE).exists()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -606,7 +607,7 @@ def _as_user_error(failed: str) -> Iterator[None]:
 
 
 def _user_error(failed: str, error: OSError) -> UserError:
-    if error.errno in _NO_SPACE:
+    if error.errno in DISK_FULL:
         return UserError(f"{failed}: the disk is full; free some space and retry.")
     return UserError(f"{failed}: {error.strerror or error}.")
 

@@ -1,9 +1,10 @@
-"""Progress of an unfinished refine, in ``OUT/.state/progress.sqlite`` and ``propagation.snapshot``.
+"""Progress of an unfinished refine: ``progress.journal`` and ``propagation.snapshot`` in
+``OUT/.state/``.
 
 A store for the passes (`refine.resume.ProgressStore`), which knows nothing of what it keeps, and
 what the progress belongs to: identity of the run, and its figures. Everything that is saved
-together is one transaction of SQLite, so that a kill at any moment leaves the last one or the one
-before. Commits are not waited for on the disk; a power cut may cost the last few frames, but not
+together is one record of a journal, so that a kill at any moment leaves the last one or the one
+before. Records are not waited for on the disk; a power cut may cost the last few frames, but not
 the file.
 """
 
@@ -12,37 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sqlite3
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t3dgs_masks.errors import UserError
+from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.checked_rle import checked_rle
+from t3dgs_masks.io.journal import Journal, read_journal
 from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.types import Rle
 
-PROGRESS = "progress.sqlite"
+PROGRESS = "progress.journal"
 SNAPSHOT = "propagation.snapshot"
 
-_FORMAT = 3
-# A mask's id: frame_idx * _MOST_OBJECTS + object_id. One number rather than two, because SQLite
-# then keeps a mask in its table's own tree; in that of an index, rows above a fifth of a page go to
-# pages of their own.
-_MOST_OBJECTS = 1 << 32
-# SQLite's own: an ahead-written log, and what else lies beside a database that was not closed.
-_SUFFIXES = ("", "-wal", "-shm", "-journal")
-_LOG_PAGES = 1000  # of the log, before it is worked into the database
-_SCHEMA = """
-    CREATE TABLE about (format INTEGER, identity TEXT, height INTEGER, width INTEGER);
-    CREATE TABLE document (id INTEGER PRIMARY KEY, content BLOB, figures BLOB);
-    CREATE TABLE mask (id INTEGER PRIMARY KEY, counts BLOB);
-    CREATE TABLE entry (id INTEGER PRIMARY KEY, content TEXT);
-"""
+_FORMAT = 4
 
 Figures = Mapping[str, Any]
 
@@ -62,9 +49,7 @@ def remove_progress(out: Path) -> None:
     for unfinished in path.parent.glob(".*.part"):  # of a snapshot
         unfinished.unlink()
     path.with_name(SNAPSHOT).unlink(missing_ok=True)
-    # The log first: without its database it is nothing, but a new database would take it up.
-    for suffix in reversed(_SUFFIXES):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def copy_progress(source: Path, target: Path) -> None:
@@ -79,8 +64,7 @@ def copy_progress(source: Path, target: Path) -> None:
         return
     progress_path(target).parent.mkdir(parents=True, exist_ok=True)
     remove_progress(target)
-    # Memory that is shared between processes is made anew. The database comes last.
-    for name in (SNAPSHOT, *(PROGRESS + suffix for suffix in ("-journal", "-wal", ""))):
+    for name in (SNAPSHOT, PROGRESS):  # without the second, the first is nothing
         if found.with_name(name).is_file():
             shutil.copyfile(found.with_name(name), progress_path(target).with_name(name))
 
@@ -91,11 +75,16 @@ def read_identity(out: Path) -> Mapping[str, Any] | None:
     path = progress_path(out)
     if not path.is_file():
         return None
-    try:
-        with closing(_connect(path)) as database:
-            return _about(database).identity
-    except (sqlite3.Error, ValueError, TypeError):
-        return {}
+    about = _about(path)
+    return {} if about is None else about.identity
+
+
+def read_document(out: Path) -> Mapping[str, Any] | None:
+    """The document that was saved last in a result folder; None if there is none to be read."""
+    path = progress_path(out)
+    if not path.is_file() or _about(path) is None:
+        return None
+    return _read(path).document
 
 
 class ProgressFile:
@@ -104,10 +93,10 @@ class ProgressFile:
     Use it as a context manager: it closes the file, which stays where it is.
     """
 
-    def __init__(self, database: sqlite3.Connection | None, out: Path, about: _About) -> None:
-        """Use `open_progress`. Without a `database` one is made, in place of what is there, when
+    def __init__(self, journal: Journal | None, out: Path, about: _About) -> None:
+        """Use `open_progress`. Without a `journal` one is begun, in place of what is there, when
         something is saved."""
-        self._database = database
+        self._journal = journal
         self._out = out
         self._about = about
         self.figures_now: Callable[[], Figures] = dict
@@ -120,15 +109,17 @@ class ProgressFile:
         self.close()
 
     def close(self) -> None:
-        if self._database is not None:
-            with suppress(sqlite3.Error):
-                self._database.close()
+        if self._journal is not None:
+            self._journal.close()
 
     @property
     def earlier_figures(self) -> Figures:
-        """Figures of earlier runs as they were saved last; empty if nothing was."""
-        rows = self._read("SELECT figures FROM document")
-        return _unpacked(rows[0][0]) if rows else {}
+        """Figures of earlier runs as they were saved last; empty if nothing was.
+
+        Raises:
+            ValueError: they cannot be read.
+        """
+        return self._saved().figures
 
     def document(self) -> Mapping[str, Any] | None:
         """What was saved last; None if nothing was.
@@ -136,18 +127,16 @@ class ProgressFile:
         Raises:
             ValueError: it cannot be read.
         """
-        rows = self._read("SELECT content FROM document")
-        return _unpacked(rows[0][0]) if rows else None
+        return self._saved().document
 
     def masks(self) -> Iterator[tuple[int, int, Rle]]:
-        """(frame_idx, object_id, mask) of all masks.
+        """(frame_idx, object_id, mask) of all masks, by frame and object.
 
         Raises:
             ValueError, TypeError: they cannot be read, or one is no mask of this sequence.
         """
-        for mask_id, counts in self._read("SELECT id, counts FROM mask ORDER BY id"):
-            frame_idx, object_id = divmod(mask_id, _MOST_OBJECTS)
-            mask = checked_rle(self._about.height, self._about.width, _inflated(counts))
+        for (frame_idx, object_id), counts in sorted(self._saved().masks.items()):
+            mask = checked_rle(self._about.height, self._about.width, counts.encode("ascii"))
             yield frame_idx, object_id, mask
 
     def entries(self) -> Sequence[Any]:
@@ -156,7 +145,7 @@ class ProgressFile:
         Raises:
             ValueError: they cannot be read.
         """
-        return [json.loads(row[0]) for row in self._read("SELECT content FROM entry ORDER BY id")]
+        return self._saved().entries
 
     def save(
         self,
@@ -169,29 +158,18 @@ class ProgressFile:
         Raises:
             UserError: the disk is full or the folder cannot be written to.
         """
-        if self._database is None:
-            self._database = _create(self._out, self._about)
-        gone, there = list[tuple[int]](), list[tuple[int, bytes]]()
-        for (frame_idx, object_id), mask in masks.items():
-            mask_id = frame_idx * _MOST_OBJECTS + object_id
-            if mask is None:
-                gone.append((mask_id,))
-            else:
-                there.append((mask_id, zlib.compress(mask.counts)))
-        with _as_user_error(self._out), self._database as transaction:
-            transaction.executemany("DELETE FROM mask WHERE id=?", gone)
-            transaction.executemany("INSERT OR REPLACE INTO mask VALUES (?, ?)", there)
-            transaction.executemany(
-                "INSERT INTO entry (content) VALUES (?)", [(_json(entry),) for entry in entries]
-            )
-            transaction.execute(
-                "INSERT OR REPLACE INTO document VALUES (1, ?, ?)",
-                (_packed(document), _packed(self.figures_now())),
-            )
+        changes = [
+            [*where, None if mask is None else mask.counts.decode("ascii")]
+            for where, mask in masks.items()
+        ]
+        with _as_user_error(self._out):
+            if self._journal is None:
+                self._journal = _begin(self._out, self._about)
+            self._journal.append(_json([document, self.figures_now(), changes, entries]))
 
     def snapshot(self) -> tuple[Mapping[str, Any], bytes] | None:
         """The snapshot and what it is of; None if there is none that is whole, or nothing else."""
-        if self._database is None:
+        if self._journal is None:
             return None
         try:
             data = progress_path(self._out).with_name(SNAPSHOT).read_bytes()
@@ -208,7 +186,7 @@ class ProgressFile:
         Raises:
             UserError: the disk is full or the folder cannot be written to.
         """
-        data = _json(about).encode() + b"\n" + content
+        data = _json(about) + b"\n" + content
         with _as_user_error(self._out):
             path = progress_path(self._out).with_name(SNAPSHOT)
             write_whole(path, _digest(data) + b"\n" + data)
@@ -216,15 +194,10 @@ class ProgressFile:
     def clear(self) -> None:
         """Begin anew."""
         self.close()
-        self._database = None
+        self._journal = None
 
-    def _read(self, query: str) -> list[Any]:
-        if self._database is None:
-            return []
-        try:
-            return self._database.execute(query).fetchall()
-        except sqlite3.Error as error:
-            raise ValueError(f"the progress cannot be read: {error}") from error
+    def _saved(self) -> _Saved:
+        return _Saved() if self._journal is None else _read(progress_path(self._out))
 
 
 def open_progress(
@@ -244,12 +217,9 @@ def open_progress(
     """
     about = _About(json.loads(_json(identity)), height, width)
     path = progress_path(out)
-    if resume and path.is_file():
-        with suppress(sqlite3.Error, ValueError, TypeError):
-            database = _connect(path)
-            if _about(database) == about:
-                return ProgressFile(database, out, about)
-            database.close()
+    if resume and path.is_file() and _about(path) == about:
+        with _as_user_error(out):
+            return ProgressFile(Journal(path), out, about)
     return ProgressFile(None, out, about)
 
 
@@ -262,46 +232,62 @@ class _About:
     width: int
 
 
-def _create(out: Path, about: _About) -> sqlite3.Connection:
-    """A new database in place of what is there."""
-    with _as_user_error(out):
-        remove_progress(out)
-        database = _connect(progress_path(out))
-        with database:
-            database.executescript(f"BEGIN; {_SCHEMA}")
-            database.execute(
-                "INSERT INTO about VALUES (?, ?, ?, ?)",
-                (_FORMAT, _json(about.identity), about.height, about.width),
-            )
-    return database
+@dataclass
+class _Saved:
+    """All that was saved, put together."""
+
+    document: Mapping[str, Any] | None = None
+    figures: Figures = field(default_factory=dict)
+    masks: dict[tuple[int, int], str] = field(default_factory=dict)
+    """(frame_idx, object_id) -> COCO's compressed string."""
+    entries: list[Any] = field(default_factory=list)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=0)
+def _begin(out: Path, about: _About) -> Journal:
+    """A new journal in place of what is there."""
+    remove_progress(out)
+    journal = Journal(progress_path(out))
     try:
-        # Held exclusively, SQLite needs no memory shared between processes: network folders do.
-        database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("PRAGMA page_size = 512")  # little is written per frame
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        journal.append(_json({"format": _FORMAT, **asdict(about)}))
     except BaseException:
-        database.close()
+        journal.close()
+        remove_progress(out)
         raise
-    return database
+    return journal
 
 
-def _about(database: sqlite3.Connection) -> _About:
-    """What a database of ours belongs to.
+def _about(path: Path) -> _About | None:
+    """What a journal of ours belongs to; None if it is not ours, or cannot be read."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        for first in read_journal(path):
+            found = json.loads(first)
+            if found.pop("format") == _FORMAT:
+                return _About(**found)
+            break
+    return None
+
+
+def _read(path: Path) -> _Saved:
+    """What was saved in a journal of ours.
 
     Raises:
-        sqlite3.Error, ValueError, TypeError: it is not ours.
+        ValueError: it cannot be read.
     """
-    rows = database.execute("SELECT format, identity, height, width FROM about").fetchall()
-    ((found_format, identity, height, width),) = rows
-    if found_format != _FORMAT:
-        raise ValueError(f"format {found_format}")
-    return _About(json.loads(identity), height, width)
+    saved = _Saved()
+    try:
+        records = read_journal(path)
+        next(records, None)  # what it belongs to
+        for record in records:
+            saved.document, saved.figures, changes, entries = json.loads(record)
+            for frame_idx, object_id, counts in changes:
+                if counts is None:
+                    saved.masks.pop((frame_idx, object_id), None)
+                else:
+                    saved.masks[frame_idx, object_id] = counts
+            saved.entries += entries
+    except OSError as error:
+        raise ValueError(f"the progress cannot be read: {error}") from error
+    return saved
 
 
 @contextmanager
@@ -309,34 +295,15 @@ def _as_user_error(out: Path) -> Iterator[None]:
     failed = f"cannot save progress in {out / publish.STATE}"
     try:
         yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "full" in str(error):
-            raise UserError(f"{failed}: the disk is full; free some space and retry.") from error
-        raise UserError(f"{failed}: {error}.") from error
     except OSError as error:
-        raise UserError(f"{failed}: {error.strerror or error}.") from error
+        full = error.errno in DISK_FULL
+        why = "the disk is full; free some space and retry" if full else error.strerror or error
+        raise UserError(f"{failed}: {why}.") from error
 
 
 def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-def _packed(value: Any) -> bytes:
-    # What is written with every frame should fit into one page of the database: a longer row takes
-    # four of them each time.
-    return zlib.compress(_json(value).encode())
-
-
-def _unpacked(packed: bytes) -> Any:
-    return json.loads(_inflated(packed))
-
-
-def _inflated(data: bytes) -> bytes:
-    try:
-        return zlib.decompress(data)
-    except zlib.error as error:
-        raise ValueError(f"the progress cannot be read: {error}") from error
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")

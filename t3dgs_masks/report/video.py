@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from t3dgs_masks.errors import UserError
+from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.types import Image
 
 # PyAV's own errors are not all OSErrors.
@@ -175,7 +174,7 @@ def _encoding() -> Iterator[None]:
 
 def cannot_write(path: Path, error: OSError | FFmpegError) -> UserError:
     """What to tell the user when a video's file cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = error.errno in DISK_FULL
     why = "the disk is full; free some space and retry" if full else error.strerror or error
     return UserError(f"cannot write the video {path}: {why}.")
 

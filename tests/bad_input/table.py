@@ -19,7 +19,7 @@ _TALK = re.compile(
     r"(note|notice): .*|[a-z0-9 ]+ \.\.\."
     r"|[a-z0-9 ]+: (\d+ frames?|stopped after .*|done in .*|frame \d+.*)"
 )
-PROGRESS = r"(full/)?out(/\.state(/progress\.sqlite(-wal|-shm)?)?)?"
+PROGRESS = r"(full/)?out(/\.state(/progress\.journal)?)?"
 """What a refine that failed midway may leave: it goes on from there, and nothing else reads it."""
 _LEFTOVER = re.compile(r"(^|/)(\.state|\.prepare|.*\.(part|tmp|partial))(/|$)")
 

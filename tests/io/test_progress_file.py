@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sqlite3
-import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -13,11 +11,13 @@ import numpy as np
 import pytest
 
 from t3dgs_masks.errors import UserError
+from t3dgs_masks.io.journal import Journal
 from t3dgs_masks.io.progress_file import (
     ProgressFile,
     copy_progress,
     open_progress,
     progress_path,
+    read_document,
     read_identity,
     remove_progress,
 )
@@ -52,7 +52,7 @@ def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
         assert list(file.masks()) == [(0, 1, disc(10)), (3, 1, disc(30))]
         assert file.entries() == ["a", "b", {"c": None}]
         assert file.earlier_figures == {"runs": 1}
-    assert [path.name for path in (tmp_path / ".state").iterdir()] == ["progress.sqlite"]
+    assert [path.name for path in (tmp_path / ".state").iterdir()] == ["progress.journal"]
 
 
 def test_nothing_is_written_before_there_is_something_to_save(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_copied_while_its_writer_is_dead(tmp_path: Path) -> None:
         for n in range(5):
             file.save({"n": n}, {(n, 1): disc(n)}, [])
         file.save_snapshot({"n": 4}, b"snap")
-        os._exit(0)  # what is in the log of SQLite is not worked in
+        os._exit(0)  # nothing is closed
     os.waitpid(child, 0)
     copy_progress(tmp_path / "a", tmp_path / "b")
     for out in (tmp_path / "a", tmp_path / "b"):
@@ -121,39 +121,62 @@ def test_copied_while_its_writer_is_dead(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"foreign", b"SQLite format 3\0" + bytes(2000)])
+@pytest.mark.parametrize("content", [b"", b"foreign", bytes(2000)])
 def test_a_file_that_is_not_ours(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".state").mkdir()
     progress_path(tmp_path).write_bytes(content)
     assert read_identity(tmp_path) == {}
+    assert read_document(tmp_path) is None
     with opened(tmp_path) as file:
         assert file.document() is None
         file.save({"n": 1}, {}, [])
     assert read_identity(tmp_path) == IDENTITY
 
 
-def test_killed_as_it_came_into_being(tmp_path: Path) -> None:
-    """A database without tables yet."""
+@pytest.mark.parametrize("first", [b"[]", b"{}", b'{"format": 99}', b'{"format": 4}', b"\xff"])
+def test_a_journal_that_is_not_ours(tmp_path: Path, first: bytes) -> None:
     (tmp_path / ".state").mkdir()
-    with closing(sqlite3.connect(progress_path(tmp_path))) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-    assert progress_path(tmp_path).stat().st_size > 0
+    with closing(Journal(progress_path(tmp_path))) as journal:
+        journal.append(first)
+        journal.append(b"{}")
     assert read_identity(tmp_path) == {}
+    assert read_document(tmp_path) is None
     with opened(tmp_path) as file:
-        assert file.document() is None
+        assert (file.document(), file.earlier_figures) == (None, {})
+
+
+def test_killed_before_the_first_frame_was_saved(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
         file.save({"n": 1}, {}, [])
+    content = progress_path(tmp_path).read_bytes()
+    progress_path(tmp_path).write_bytes(content[:-1])
+    assert read_identity(tmp_path) == IDENTITY
+    assert read_document(tmp_path) is None
     with opened(tmp_path) as file:
-        assert file.document() == {"n": 1}
+        assert (file.document(), file.earlier_figures) == (None, {})
+        file.save({"n": 1}, {}, [])
+    assert read_document(tmp_path) == {"n": 1}
+
+
+def test_killed_while_saving(tmp_path: Path) -> None:
+    """Whatever was written of the last record, what was saved before it is there."""
+    with opened(tmp_path) as file:
+        file.save({"n": 1}, {(0, 1): disc(10)}, ["a"])
+        before = progress_path(tmp_path).stat().st_size
+        file.save({"n": 2}, {(0, 1): None, (1, 1): disc(20)}, ["b"])
+    content = progress_path(tmp_path).read_bytes()
+    for length in range(before, len(content)):
+        progress_path(tmp_path).write_bytes(content[:length])
+        with opened(tmp_path) as file:
+            assert (file.document(), file.entries()) == ({"n": 1}, ["a"])
+            assert list(file.masks()) == [(0, 1, disc(10))]
 
 
 def test_a_mask_that_could_not_be_decoded_is_refused(tmp_path: Path) -> None:
-    with opened(tmp_path) as file:
-        file.save({}, {(0, 1): disc(10)}, [])
-    contents = b"", b"\x7f", b"PPPPPPPPPPPP0", disc(10, HEIGHT + 1).counts
-    for broken in (b"", b"\x7f", "text", *map(zlib.compress, contents)):
-        with closing(sqlite3.connect(progress_path(tmp_path))) as database, database:
-            database.execute("UPDATE mask SET counts = ?", (broken,))
-        with opened(tmp_path) as file, pytest.raises((ValueError, TypeError)):
+    for broken in (b"\x7f", b"PPPPPPPPPPPP0", disc(10, HEIGHT + 1).counts):
+        with opened(tmp_path) as file:
+            file.save({}, {(0, 1): Rle(HEIGHT, WIDTH, broken)}, [])
+        with opened(tmp_path) as file, pytest.raises(ValueError, match="run-length"):
             list(file.masks())
 
 
@@ -163,8 +186,11 @@ def test_a_full_disk_is_a_user_error_and_loses_nothing(tmp_path: Path) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
         try:
-            with pytest.raises(UserError, match="cannot save progress in"):
-                file.save({"n": 2}, {}, ["x" * 40_000])
+            with pytest.raises(
+                UserError,
+                match=r"cannot save progress in .*: the disk is full; free some space and retry",
+            ):
+                file.save({"n": 2}, {}, [os.urandom(40_000).hex()])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with opened(tmp_path) as file:
