@@ -114,10 +114,12 @@ def drop_progress(folder: ResultFolder) -> None:
 
 
 def sweep_progress(folder: ResultFolder, identity: RunIdentity, settings: RefineSettings) -> None:
-    """Delete progress that a run left that was killed when its result was in place already."""
-    if read_identity(folder.path) == _with_environment(identity, settings):
+    """Delete what a run left that was killed when its result was in place already: its progress,
+    or nothing more than the folder of that."""
+    if folder.has_state():
         with suppress(UserError), folder.held():
-            drop_progress(folder)
+            if read_identity(folder.path) == _with_environment(identity, settings):
+                drop_progress(folder)
 
 
 def _with_environment(identity: RunIdentity, settings: RefineSettings) -> dict[str, Any]:

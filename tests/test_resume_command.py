@@ -6,21 +6,22 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from t3dgs_masks import cli
+from t3dgs_masks import cli, refine_job
+from t3dgs_masks.io.journal import Journal, read_journal
 from t3dgs_masks.io.outputs import ResultFolder
+from t3dgs_masks.io.progress_file import read_document
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.synthetic.capture import CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import half_trained_prompts
@@ -120,9 +121,8 @@ def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def frames_done(out: Path) -> int:
-    with closing(sqlite3.connect(out / ".state" / "progress.sqlite")) as database:
-        (content,) = database.execute("SELECT content FROM document").fetchone()
-    document = json.loads(zlib.decompress(content))
+    document = read_document(out)
+    assert document is not None
     done = sum(each["frames_done"] for each in document["passes"].values())
     assert document["frames_worked"] == done, "no finished frame is done twice"
     return done
@@ -139,7 +139,7 @@ def test_goes_on_where_it_was_interrupted(refine, interrupt_after, undisturbed, 
     )
     assert frames_done(out) == min(steps, NUM_STEPS)
     assert [path.name for path in out.iterdir()] == [".state"]
-    assert [path.name for path in (out / ".state").iterdir()] == ["progress.sqlite"]
+    assert [path.name for path in (out / ".state").iterdir()] == ["progress.journal"]
     resumed = refine()
     assert resumed.code == 0, resumed.err
     assert "continuing a" in resumed.err
@@ -216,24 +216,34 @@ def test_no_resume_begins_anew(refine, interrupt_after, undisturbed, tmp_path):
     assert result(tmp_path / "out") == undisturbed
 
 
+def rewrite(path: Path, change: Callable[[int, Any], Any]) -> None:
+    """Change the records of a journal (number, JSON value)."""
+    records = [json.loads(record) for record in read_journal(path)]
+    path.unlink()
+    with closing(Journal(path)) as journal:
+        for number, record in enumerate(records):
+            journal.append(json.dumps(change(number, record)).encode())
+
+
 def other_format(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE about SET format = 999")
+    rewrite(path, lambda n, record: {**record, "format": 999} if n == 0 else record)
 
 
 def no_sense(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as database, database:
-        content = zlib.compress(b'{"passes": 3}')
-        database.execute("UPDATE document SET content = ?", (content,))
+    rewrite(path, lambda n, record: [{"passes": 3}, *record[1:]] if n else record)
 
 
 def broken_mask(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE mask SET counts = ?", (zlib.compress(b"\x7f\x7f"),))
+    def broken(n: int, record: Any) -> Any:
+        return (
+            [*record[:2], [[t, k, "\x7f\x7f"] for t, k, _ in record[2]], record[3]] if n else record
+        )
+
+    rewrite(path, broken)
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:1500])
+    path.write_bytes(path.read_bytes()[:100])
 
 
 DAMAGE: list[Callable[[Path], object]] = [
@@ -242,8 +252,7 @@ DAMAGE: list[Callable[[Path], object]] = [
     broken_mask,
     cut,
     lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"not a database at all" * 100),
-    lambda path: path.write_bytes(path.read_bytes()[:2048] + bytes(range(256)) * 40),
+    lambda path: path.write_bytes(b"not a journal at all" * 100),
 ]
 
 
@@ -253,11 +262,26 @@ def test_progress_that_cannot_be_used_is_begun_anew(
 ):
     interrupt_after(8)
     refine()
-    damage(tmp_path / "out" / ".state" / "progress.sqlite")
+    damage(tmp_path / "out" / ".state" / "progress.journal")
     run = refine()
     assert run.code == 0, run.err
     assert len(re.findall("first frame", run.err)) == 1
     assert "continuing" not in run.err
+    assert result(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.parametrize("after", [b"", bytes(99), bytes(range(256)) * 40])
+def test_progress_that_is_damaged_at_its_end_is_of_use_up_to_there(
+    refine, interrupt_after, undisturbed, tmp_path, after
+):
+    interrupt_after(8)
+    refine()
+    path = tmp_path / "out" / ".state" / "progress.journal"
+    path.write_bytes(path.read_bytes()[:-10] + after)
+    assert frames_done(tmp_path / "out") == 7
+    run = refine()
+    assert run.code == 0, run.err
+    assert "continuing at frame 2 of 5 of the backward pass" in run.err
     assert result(tmp_path / "out") == undisturbed
 
 
@@ -271,6 +295,24 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(
     kept = refine()
     assert "already holds" in kept.err
     assert "continuing at frame 5" in refine("--seed", 4).err
+
+
+@pytest.mark.parametrize("left", [("progress.journal", "lock"), ("lock",), ()])
+def test_killed_as_it_cleaned_up_behind_a_finished_result(refine, tmp_path, monkeypatch, left):
+    """First the progress is removed, then the lock, then the folder of both."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(refine_job, "drop_progress", lambda _: None)
+        assert refine().code == 0
+    (out / ".state" / "lock").touch()
+    for path in (out / ".state").iterdir():
+        if path.name not in left:
+            path.unlink()
+    assert sorted(path.name for path in (out / ".state").iterdir()) == sorted(left)
+    done = result(out)
+    assert "already holds the result" in refine().err
+    assert not (out / ".state").exists()
+    assert result(out) == done
 
 
 def test_a_second_run_on_the_same_folder_is_refused(refine, undisturbed, tmp_path):
@@ -309,7 +351,7 @@ def test_a_signal_stops_it_and_says_how_to_go_on(
         said = ""
         while "forward pass" not in said:
             said = process.stderr.readline()
-        while not (out / ".state" / "progress.sqlite").exists():
+        while not (out / ".state" / "progress.journal").exists():
             time.sleep(0.005)
         time.sleep(0.3)  # for a frame to be saved
         process.send_signal(number)
@@ -317,6 +359,6 @@ def test_a_signal_stops_it_and_says_how_to_go_on(
     assert process.returncode == code
     assert said.splitlines()[-1] == "interrupted: the same command goes on where this run stopped"
     assert "Traceback" not in said
-    assert sorted(path.name for path in (out / ".state").iterdir()) == ["progress.sqlite"]
+    assert sorted(path.name for path in (out / ".state").iterdir()) == ["progress.journal"]
     assert "continuing a" in refine().err
     assert result(out) == undisturbed
