@@ -36,6 +36,7 @@ from t3dgs_masks.datasets.mask_places import flat_names
 from t3dgs_masks.datasets.nerfstudio import TRANSFORMS_NAME
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import read_rgb, shown, stored_size
+from t3dgs_masks.io.mask_png import mask_png
 from t3dgs_masks.io.outputs import MaskletFile, complete_publish, read_masklets
 from t3dgs_masks.io.publish import MASK_FOLDER, MASKLETS
 from t3dgs_masks.masks import TransientMask
@@ -217,9 +218,10 @@ def _paths(images: Sequence[ExportImage], form: ExportFormat) -> list[str]:
 def _content(mask: TransientMask, image: ExportImage, form: ExportFormat) -> bytes:
     """The PNG of a mask, or of its image with the mask as alpha."""
     values = mask.static() if form.transient == 0 else ~mask.static()
-    if form.content == "alpha":
-        assert image.file is not None  # _check_source
-        values = np.dstack([read_rgb(image.file, upright=False), values])
+    if form.content != "alpha":
+        return mask_png(values)
+    assert image.file is not None  # _check_source
+    values = np.dstack([read_rgb(image.file, upright=False), values])
     buffer = BytesIO()
     Pillow.fromarray(values).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from t3dgs_masks.datasets.transaction import Transaction
 from t3dgs_masks.datasets.transforms_file import UserTransforms
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import shown, stored_size
+from t3dgs_masks.io.mask_png import mask_png
 from t3dgs_masks.masks import TransientMask
 
 Notify = Callable[[str], None]
@@ -185,7 +185,7 @@ class MaskWriter:
         user = _user_mask(places[0], size)
         self._combined += user is not None
         full = _either(ours, user)
-        yield places[0], _png(full)
+        yield places[0], mask_png(full.static())
         for place in places[1:]:
             small_size = stored_size(place.image)
             small = scaled(full, small_size)
@@ -196,7 +196,7 @@ class MaskWriter:
                     self._of_image(frame, given, small_size, size[0] / small_size[0]),
                     None if user is None else scaled(user, small_size),
                 )
-            yield place, _png(_either(small, _user_mask(place, small_size)))
+            yield place, mask_png(_either(small, _user_mask(place, small_size)).static())
 
     def _of_image(
         self,
@@ -258,9 +258,3 @@ def _refuse_misfit(mask: TransientMask, size: tuple[int, int], what: str) -> Non
 
 def _either(mask: TransientMask, other: TransientMask | None) -> TransientMask:
     return mask if other is None else TransientMask(mask.pixels | other.pixels)
-
-
-def _png(mask: TransientMask) -> bytes:
-    buffer = BytesIO()
-    Pillow.fromarray(mask.static()).save(buffer, format="PNG")
-    return buffer.getvalue()

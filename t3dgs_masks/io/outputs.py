@@ -12,20 +12,19 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image as PilImage
 
 from t3dgs_masks.errors import DISK_FULL, UserError
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.checked_rle import checked_rle
 from t3dgs_masks.io.file_lock import locked
 from t3dgs_masks.io.identity import RunIdentity
+from t3dgs_masks.io.mask_png import mask_png
 from t3dgs_masks.io.plain_json import plain
 from t3dgs_masks.io.whole_file import write_whole
 from t3dgs_masks.masks import TransientMask, decode, encode
@@ -344,9 +343,7 @@ class StagedResult:
             UserError: the disk is full or the folder cannot be written to.
         """
         at_source = TransientMask(_resized(mask.pixels, self.height, self.width))
-        buffer = BytesIO()
-        PilImage.fromarray(at_source.static()).save(buffer, format="PNG")
-        self._write(self.mask_path(frame_idx), buffer.getvalue())
+        self._write(self.mask_path(frame_idx), mask_png(at_source.static()))
 
     def write_masklets(self, masklets: Sequence[MaskletRecord]) -> None:
         """Write ``masklets.json``, kept and rejected objects alike, at source size.
