@@ -24,23 +24,24 @@ from t3dgs_masks.types import BoolMask, FramePrompt, Image, Rle
 PICTURE_BUDGET = 18_000_000  # characters for all frames; what else is in the file is small
 
 _LONGEST_SIDE, _SHORTEST_LONG_SIDE = 960, 320  # of a photo's longer side, pixels
-_CHARACTERS_PER_PIXEL = 0.15  # of a photo with much detail, at the best quality
+_CHARACTERS_PER_PIXEL = 0.1  # of a photo with much detail, at the best quality
 _LONGEST_GRID, _SHORTEST_LONG_GRID = 640, 192
 _CHARACTERS_PER_MASK_COLUMN = 0.6  # of the whole grid: most objects are small
 _PHOTOS_SHARE, _MASKS_SHARE = 0.6, 0.3  # of the budget; the rest is for the prompts
 _LONGEST_RESIDUAL = 320
-_BEST_QUALITY = 76
+# Of photographs enlarged twice, 45 is hard to tell from 76, which takes half as much again.
+_BEST_QUALITY = 45
 # (quality, scale, characters relative to the best) of photos, from the best to the smallest.
 _STEPS = (
     (_BEST_QUALITY, 1.0, 1.0),
-    (60, 1.0, 0.7),
-    (45, 1.0, 0.55),
-    (30, 1.0, 0.4),
-    (45, 0.6, 0.25),
-    (30, 0.4, 0.1),
+    (30, 1.0, 0.75),
+    (20, 1.0, 0.6),
+    (45, 0.6, 0.45),
+    (30, 0.4, 0.2),
 )
-_RESIDUAL_QUALITY = 55
-_WEBP_EFFORT = 2  # of 6: the rest saves little and costs much
+_RESIDUAL_QUALITY = 40
+_PORTRAIT_QUALITY = 60
+_WEBP_EFFORT = 4  # of 6: the rest saves nothing and costs much
 
 _PORTRAIT_SIZE = (136, 136)  # width, height
 _PORTRAIT_MARGIN = 0.1  # of the object's longer side, on each of its sides
@@ -282,7 +283,7 @@ def _portrait(image: Image, mask: BoolMask, colour: tuple[int, int, int]) -> str
         (inside >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
     cv2.drawContours(canvas, contours, -1, colour, 2, cv2.LINE_AA)
-    return _webp(canvas, _BEST_QUALITY)
+    return _webp(canvas, _PORTRAIT_QUALITY)
 
 
 def _window(mask: BoolMask) -> tuple[int, int, int, int]:

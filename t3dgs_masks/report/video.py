@@ -104,7 +104,7 @@ class VideoWriter:
         context.color_range = ColorRange.MPEG
         if has_x264:
             # With its macroblock tree, x264 gives small frames other bytes from run to run.
-            context.options = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
+            context.options = {"crf": "23", "preset": "veryfast", "x264-params": "mbtree=0"}
         else:
             context.bit_rate = max(400_000, stream.height * stream.width * 4)
         return stream
