@@ -82,13 +82,14 @@ def _records(path: Path) -> Iterator[tuple[bytes, int]]:
             if end > size:
                 return
             deflated = file.read(length)
+            if zlib.crc32(deflated) != checksum:
+                return
             inflater = zlib.decompressobj(zdict=previous)
             try:
                 content = inflater.decompress(deflated)
-            except zlib.error:
+            except zlib.error:  # another program's
                 return
-            # Zeros, which a power cut may leave, are the right sum of nothing.
-            if zlib.crc32(deflated) != checksum or not inflater.eof:
+            if not inflater.eof:  # zeros, which a power cut may leave, are the right sum of nothing
                 return
             previous = content
             yield content, end
