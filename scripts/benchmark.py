@@ -182,6 +182,8 @@ class Row:
     reference_bytes_per_frame: int
     """What the reference writes: every object of every frame as float32."""
     reference_bytes_over_this: float
+    """How many times all that is written here."""
+    reference_bytes_over_same: float
     """How many times the bytes that it takes us to write the same, and to resume: all but page and
     video."""
     unit_cpu_seconds: dict[str, float] = field(default_factory=dict)
@@ -640,7 +642,8 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         bytes_written_per_frame=written,
         shown_bytes_per_frame=shown,
         reference_bytes_per_frame=reference_bytes,
-        reference_bytes_over_this=reference_bytes / (written - shown),
+        reference_bytes_over_this=reference_bytes / written,
+        reference_bytes_over_same=reference_bytes / (written - shown),
         unit_cpu_seconds=typical["unit_cpu_seconds"],
     )
 
@@ -737,7 +740,8 @@ _COLUMNS = {
     "kB/frame": lambda row: f"{row.bytes_written_per_frame / 1000:.1f}",
     "page, video": lambda row: f"{row.shown_bytes_per_frame / 1000:.1f}",
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
-    "reference x": lambda row: f"{row.reference_bytes_over_this:.0f}",
+    "reference x": lambda row: f"{row.reference_bytes_over_this:.1f}",
+    "without page, video": lambda row: f"{row.reference_bytes_over_same:.0f}",
 }
 
 
