@@ -91,8 +91,8 @@ def _tint(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
     part, inside = canvas[rows, columns], mask[rows, columns]
     # A pixel has one of 256 values a channel: looked up rather than computed.
     levels = np.arange(256)[:, None] * (1 - _TINT) + np.array(colour) * _TINT
-    blended = levels.round().astype(np.uint8)
-    part[inside] = blended[part[inside], (0, 1, 2)]
+    tinted = cv2.LUT(part, levels.round().astype(np.uint8)[None])
+    part[...] = cv2.copyTo(tinted, inside.view(np.uint8), part.copy())
 
 
 def _hatch(canvas: Image, mask: BoolMask) -> None:

@@ -82,10 +82,11 @@ def test_a_mask_of_another_size_is_refused() -> None:
         overlay_frame(grey(), [(0, np.ones((3, 3), dtype=bool))])
 
 
-def test_tint_is_the_rounded_mix_of_both_colours():
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_tint_is_the_rounded_mix_of_both_colours(order):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    mask = disc(40, 70, 25)[:90, :120]
+    mask = np.asarray(disc(40, 70, 25)[:90, :120], order=order)
     drawn = image.copy()
     overlay._tint(drawn, mask, (230, 159, 0))
     mixed = image[mask] * (1 - overlay._TINT) + np.array((230, 159, 0)) * overlay._TINT
