@@ -1,9 +1,16 @@
-"""The one exception type that is meant for the person at the keyboard."""
+"""The exception that is meant for the person at the keyboard, and what a full disk is."""
 
 import errno
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Of an `OSError`: there is no room for what was to be written."""
+
+
+def why_not_written(error: OSError) -> str:
+    """What kept something from being written, and what to do about a full disk."""
+    if error.errno in DISK_FULL:
+        return "the disk is full; free some space and retry"
+    return error.strerror or str(error)
 
 
 class UserError(Exception):

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from t3dgs_masks.errors import DISK_FULL, UserError
+from t3dgs_masks.errors import UserError, why_not_written
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.checked_rle import checked_rle
 from t3dgs_masks.io.file_lock import locked
@@ -604,9 +604,7 @@ def _as_user_error(failed: str) -> Iterator[None]:
 
 
 def _user_error(failed: str, error: OSError) -> UserError:
-    if error.errno in DISK_FULL:
-        return UserError(f"{failed}: the disk is full; free some space and retry.")
-    return UserError(f"{failed}: {error.strerror or error}.")
+    return UserError(f"{failed}: {why_not_written(error)}.")
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t3dgs_masks.errors import DISK_FULL, UserError
+from t3dgs_masks.errors import UserError, why_not_written
 from t3dgs_masks.io import publish
 from t3dgs_masks.io.checked_rle import checked_rle
 from t3dgs_masks.io.journal import Journal, read_journal
@@ -80,7 +80,11 @@ def read_identity(out: Path) -> Mapping[str, Any] | None:
 
 
 def read_document(out: Path) -> Mapping[str, Any] | None:
-    """The document that was saved last in a result folder; None if there is none to be read."""
+    """The document that was saved last in a result folder; None if there is none of this format.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     path = progress_path(out)
     if not path.is_file() or _about(path) is None:
         return None
@@ -214,6 +218,8 @@ def open_progress(
         width: likewise.
         resume: whether to go on with what is there.
 
+    Raises:
+        UserError: what is there is of this run, but cannot be opened for writing.
     """
     about = _About(json.loads(_json(identity)), height, width)
     path = progress_path(out)
@@ -296,9 +302,7 @@ def _as_user_error(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in DISK_FULL
-        why = "the disk is full; free some space and retry" if full else error.strerror or error
-        raise UserError(f"{failed}: {why}.") from error
+        raise UserError(f"{failed}: {why_not_written(error)}.") from error
 
 
 def _digest(data: bytes) -> bytes:

@@ -29,11 +29,10 @@ _LONGEST_GRID, _SHORTEST_LONG_GRID = 640, 192
 _CHARACTERS_PER_MASK_COLUMN = 0.6  # of the whole grid: most objects are small
 _PHOTOS_SHARE, _MASKS_SHARE = 0.6, 0.3  # of the budget; the rest is for the prompts
 _LONGEST_RESIDUAL = 320
-# Of photographs enlarged twice, 45 is hard to tell from 76, which takes half as much again.
-_BEST_QUALITY = 45
-# (quality, scale, characters relative to the best) of photos, from the best to the smallest.
+# (quality, scale, characters relative to the best) of photos, from the best to the smallest. Of
+# photographs enlarged twice, 45 is hard to tell from 76, which takes half as much again.
 _STEPS = (
-    (_BEST_QUALITY, 1.0, 1.0),
+    (45, 1.0, 1.0),
     (30, 1.0, 0.75),
     (20, 1.0, 0.6),
     (45, 0.6, 0.45),
