@@ -28,8 +28,7 @@ PAGE_VERSION = 1
 
 _DATA_BEGIN = '<script type="application/json" id="report-data">'
 _DATA_END = "</script>"
-# What could end a script element, begin a comment in it, or end a line of JavaScript.
-_UNSAFE_IN_SCRIPTS = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+_UNSAFE_IN_SCRIPTS = "<>&"  # what could end a script element, or begin a comment in it
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,10 @@ def _data(page: ReportPage) -> str:
     contents["shown_names"] = [displayed(name) for name in page.frame_names]
     for item in contents["objects"]:
         item["colour"] = _hex_colour(item["object_id"])
-    text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
-    return text.translate(_UNSAFE_IN_SCRIPTS)
+    text = json.dumps(contents, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
+    for unsafe in _UNSAFE_IN_SCRIPTS:
+        text = text.replace(unsafe, f"\\u{ord(unsafe):04x}")
+    return text
 
 
 def _parse(data: Mapping[str, Any]) -> ReportPage:

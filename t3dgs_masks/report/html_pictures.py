@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 
 import cv2
@@ -40,7 +40,10 @@ _STEPS = (
 )
 _RESIDUAL_QUALITY = 40
 _PORTRAIT_QUALITY = 60
-_WEBP_EFFORT = 4  # of 6: the rest saves nothing and costs much
+# WebP's effort, of 0 to 6. Going from 2 to 4 takes 4 to 6 % off a picture, at 2.5 times its time:
+# a small one can afford that, a large one cannot beside a small network. Beyond, nothing is gained.
+_EFFORT, _SMALL_PICTURE_EFFORT = 2, 4
+_SMALL_PICTURE = 1 << 16  # pixels
 
 _PORTRAIT_SIZE = (136, 136)  # width, height
 _PORTRAIT_MARGIN = 0.1  # of the object's longer side, on each of its sides
@@ -78,10 +81,20 @@ class Pictures:
     """The residual that is shown as the brightest; None without residuals."""
 
 
+@dataclass(frozen=True)
+class _PromptPictures:
+    """See `FramePictures`; `brightest` is the residual to be shown as the brightest."""
+
+    coarse: str | None = None
+    residual: str | None = None
+    brightest: float = 0.0
+
+
 class PictureCollector:
     """Takes the frames of a sequence one by one, and keeps what the page needs of them.
 
-    What a frame looks like does not depend on when it comes, or on other frames.
+    What a frame looks like does not depend on when it comes, or on other frames. Frames, and the
+    photo and the prompt of one, may be taken by different threads at once.
     """
 
     def __init__(
@@ -102,15 +115,16 @@ class PictureCollector:
             budget: characters that all pictures together should not exceed. Not kept where it
                 would make them useless (thousands of frames).
         """
-        self._frames = [FramePictures()] * num_frames
+        self._num_frames = num_frames
         self._size = (height, width)
         self._budget = budget
         self._photo_size = self._size_of_photos()
         self._coarse_sampler = _Sampler(_fitted(self._size, _LONGEST_GRID))
         self._residual_size = _fitted(self._photo_size, _LONGEST_RESIDUAL)
+        self._photos: dict[int, str] = {}
+        self._prompts: dict[int, _PromptPictures] = {}
         self._masks: dict[int, dict[int, str]] = {}  # frame index -> object id -> run lengths
         self._portraits: dict[int, str] = {}
-        self._residual_top = 0.0
         self.expect_masks(num_masks or 0)
 
     def expect_masks(self, num_masks: int) -> None:
@@ -121,26 +135,28 @@ class PictureCollector:
 
     def has_photo(self, frame_idx: int) -> bool:
         """Whether this frame came with its photo already."""
-        return self._frames[frame_idx].photo is not None
+        return frame_idx in self._photos
 
     def has_prompt(self, frame_idx: int) -> bool:
         """Whether `add_prompt` was called for this frame."""
-        return self._frames[frame_idx].coarse is not None
+        return frame_idx in self._prompts
 
     def add_prompt(self, frame_idx: int, prompt: FramePrompt) -> None:
         """Take the coarse mask and the residual of a frame."""
         coarse = self._coarse_sampler.runs(masks.encode(prompt.coarse))
-        residual = None
-        if prompt.residual is not None:
-            small = _resized(np.sqrt(np.clip(prompt.residual, 0, 1)), self._residual_size)
-            bright = float(np.percentile(small, _BRIGHT_RESIDUAL)) ** 2
-            self._residual_top = max(self._residual_top, bright, _LEAST_BRIGHT_RESIDUAL)
-            residual = _webp(np.rint(small * 255).astype(np.uint8), _RESIDUAL_QUALITY)
-        self._frames[frame_idx] = replace(self._frames[frame_idx], coarse=coarse, residual=residual)
+        if prompt.residual is None:
+            self._prompts[frame_idx] = _PromptPictures(coarse)
+            return
+        small = np.sqrt(np.clip(_resized(prompt.residual, self._residual_size), 0, 1))
+        bright = float(np.percentile(small, _BRIGHT_RESIDUAL)) ** 2
+        residual = _webp(np.rint(small * 255).astype(np.uint8), _RESIDUAL_QUALITY)
+        self._prompts[frame_idx] = _PromptPictures(
+            coarse, residual, max(bright, _LEAST_BRIGHT_RESIDUAL)
+        )
 
     def add_photo(self, frame_idx: int, image: Image) -> None:
         """Take the photo of a frame: [h, w, 3] uint8 RGB at any size."""
-        self._frames[frame_idx] = replace(self._frames[frame_idx], photo=self._photo(image))
+        self._photos[frame_idx] = self._photo(image)
 
     def add_frame(
         self,
@@ -149,8 +165,7 @@ class PictureCollector:
         found: Mapping[int, Rle],
         portraits_of: Collection[int] = (),
     ) -> None:
-        """Take the objects on a frame, and its photo if that has not come before. Different frames
-        may be taken by different threads at once.
+        """Take the objects on a frame, and its photo if that has not come before.
 
         Args:
             frame_idx: which frame.
@@ -169,18 +184,22 @@ class PictureCollector:
     def collected(self) -> Pictures:
         """All of it."""
         return Pictures(
-            frames=tuple(self._frames),
+            frames=tuple(self._pictures_of(t) for t in range(self._num_frames)),
             grid=self._sampler.size,
             coarse_grid=self._coarse_sampler.size,
             masks=_by_object(self._masks),
             portraits=dict(sorted(self._portraits.items())),
-            residual_top=self._residual_top or None,
+            residual_top=max((p.brightest for p in self._prompts.values()), default=0.0) or None,
         )
+
+    def _pictures_of(self, frame_idx: int) -> FramePictures:
+        prompt = self._prompts.get(frame_idx, _PromptPictures())
+        return FramePictures(self._photos.get(frame_idx), prompt.coarse, prompt.residual)
 
     @property
     def _photo_allowance(self) -> float:
         """Characters."""
-        return self._budget * _PHOTOS_SHARE / max(1, len(self._frames))
+        return self._budget * _PHOTOS_SHARE / max(1, self._num_frames)
 
     def _size_of_photos(self) -> Size:
         """As large as the budget allows at the best quality."""
@@ -257,7 +276,9 @@ def _resized(image: NDArray, size: Size) -> NDArray:
 
 def _webp(image: NDArray[np.uint8], quality: int) -> str:
     buffer = BytesIO()
-    PilImage.fromarray(image).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    is_small = image.shape[0] * image.shape[1] <= _SMALL_PICTURE
+    effort = _SMALL_PICTURE_EFFORT if is_small else _EFFORT
+    PilImage.fromarray(image).save(buffer, "WEBP", quality=quality, method=effort)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from t3dgs_masks.masks import bounding_box
 from t3dgs_masks.types import BoolMask, Image
@@ -65,63 +67,72 @@ def overlay_frame(
     labels: list[tuple[str, tuple[int, int]]] = []
     # Rejected ones first: nothing may hide an object that counts.
     for object_id, mask in rejected:
-        if _is_seen(mask, canvas):
-            _hatch(canvas, mask)
-            _outline(canvas, mask, _REJECTED_LIGHT)
-            labels.append((str(object_id), _inner_point(mask)))
+        if (shape := _seen(mask, canvas)) is not None:
+            _hatch(canvas, shape)
+            _outline(canvas, shape, _REJECTED_LIGHT)
+            labels.append((str(object_id), _inner_point(shape)))
     for object_id, mask in kept:
-        if _is_seen(mask, canvas):
+        if (shape := _seen(mask, canvas)) is not None:
             colour = object_colour(object_id)
-            _tint(canvas, mask, colour)
-            _outline(canvas, mask, colour)
-            labels.append((str(object_id), _inner_point(mask)))
+            _tint(canvas, shape, colour)
+            _outline(canvas, shape, colour)
+            labels.append((str(object_id), _inner_point(shape)))
     for text, point in labels:
         _label(canvas, text, point)
     return canvas
 
 
-def _is_seen(mask: BoolMask, canvas: Image) -> bool:
+@dataclass(frozen=True)
+class _Shape:
+    """The part of a frame that an object takes up."""
+
+    rows: slice
+    columns: slice
+    inside: NDArray[np.uint8]
+    """[h, w], rows first in memory, 1 = object."""
+
+
+def _seen(mask: BoolMask, canvas: Image) -> _Shape | None:
     if mask.shape != canvas.shape[:2]:
         raise ValueError(f"mask of shape {mask.shape} on a frame of {canvas.shape[:2]}")
-    return bool(mask.any())
-
-
-def _tint(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
+    if not mask.any():
+        return None
     rows, columns = bounding_box(mask)
-    part, inside = canvas[rows, columns], mask[rows, columns]
+    return _Shape(rows, columns, np.ascontiguousarray(mask[rows, columns]).view(np.uint8))
+
+
+def _tint(canvas: Image, shape: _Shape, colour: tuple[int, int, int]) -> None:
+    part = canvas[shape.rows, shape.columns]
     # A pixel has one of 256 values a channel: looked up rather than computed.
     levels = np.arange(256)[:, None] * (1 - _TINT) + np.array(colour) * _TINT
     tinted = cv2.LUT(part, levels.round().astype(np.uint8)[None])
-    part[...] = cv2.copyTo(tinted, inside.view(np.uint8), part.copy())
+    part[...] = cv2.copyTo(tinted, shape.inside, part.copy())
 
 
-def _hatch(canvas: Image, mask: BoolMask) -> None:
-    rows, columns = np.nonzero(mask)
+def _hatch(canvas: Image, shape: _Shape) -> None:
+    rows, columns = np.nonzero(shape.inside)
+    rows, columns = rows + shape.rows.start, columns + shape.columns.start
     grey = canvas[rows, columns].mean(axis=1, keepdims=True)
     on_line = ((rows + columns) % _HATCH_PERIOD_PX < 2)[:, None]
     hatched = np.where(on_line, np.array(_REJECTED_LIGHT), grey * 0.5 + 64)
     canvas[rows, columns] = hatched.round().astype(np.uint8)
 
 
-def _outline(canvas: Image, mask: BoolMask, colour: tuple[int, int, int]) -> None:
-    rows, columns = bounding_box(mask)
+def _outline(canvas: Image, shape: _Shape, colour: tuple[int, int, int]) -> None:
     contours, _ = cv2.findContours(
-        mask[rows, columns].astype(np.uint8),
+        shape.inside,
         cv2.RETR_CCOMP,
         cv2.CHAIN_APPROX_NONE,
-        offset=(columns.start, rows.start),
+        offset=(shape.columns.start, shape.rows.start),
     )
     cv2.drawContours(canvas, contours, -1, colour, _line_width(canvas))
 
 
-def _inner_point(mask: BoolMask) -> tuple[int, int]:
-    """(x, y) of the pixel of a [H, W] bool mask that is farthest from its edge."""
-    rows, columns = bounding_box(mask)
-    top, left = rows.start, columns.start
-    crop = mask[rows, columns]
-    depth = cv2.distanceTransform(np.pad(crop, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3)
+def _inner_point(shape: _Shape) -> tuple[int, int]:
+    """(x, y) of the pixel of an object that is farthest from its edge."""
+    depth = cv2.distanceTransform(np.pad(shape.inside, 1), cv2.DIST_L2, cv2.DIST_MASK_3)
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return left + int(column) - 1, top + int(row) - 1
+    return shape.columns.start + int(column) - 1, shape.rows.start + int(row) - 1
 
 
 def _label(canvas: Image, text: str, centre_xy: tuple[int, int]) -> None:

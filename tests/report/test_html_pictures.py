@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import cv2
@@ -153,6 +154,24 @@ def test_the_order_of_frames_changes_nothing() -> None:
     assert collected([0, 1, 2, 3, 4, 5], photos_first=False) == collected(
         [3, 0, 5, 4, 2, 1], photos_first=True
     )
+
+
+def test_threads_change_nothing() -> None:
+    photos = [textured(90, 160) for _ in range(40)]
+    prompts = [FramePrompt(blob(90, 160, t), np.full((90, 160), t / 50, "f4")) for t in range(40)]
+
+    def collected(workers: int) -> Pictures:
+        collector = PictureCollector(40, 90, 160)
+        with ThreadPoolExecutor(workers) as pool:
+            for frame_idx in range(40):
+                pool.submit(collector.add_photo, frame_idx, photos[frame_idx])
+                pool.submit(collector.add_prompt, frame_idx, prompts[frame_idx])
+        return collector.collected()
+
+    together = collected(8)
+    assert together == collected(1)
+    assert all(f.photo and f.coarse and f.residual for f in together.frames)
+    assert together.residual_top == pytest.approx(39 / 50)
 
 
 def test_a_thousand_objects_get_a_coarser_grid() -> None:

@@ -88,7 +88,9 @@ def test_tint_is_the_rounded_mix_of_both_colours(order):
     image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
     mask = np.asarray(disc(40, 70, 25)[:90, :120], order=order)
     drawn = image.copy()
-    overlay._tint(drawn, mask, (230, 159, 0))
+    shape = overlay._seen(mask, drawn)
+    assert shape is not None
+    overlay._tint(drawn, shape, (230, 159, 0))
     mixed = image[mask] * (1 - overlay._TINT) + np.array((230, 159, 0)) * overlay._TINT
     assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
     assert np.array_equal(drawn[~mask], image[~mask])
