@@ -1,8 +1,9 @@
-"""Position encodings of SAM2, each worked out once.
+"""Position encodings of SAM2, each worked out once, and what it makes of there being no point.
 
 They depend on the size of what they are for, and on nothing that an image or a mask says. SAM2
 works most of them out for every call, and copies the others; at 256 px on a CPU that is a
-twentieth of the image encoder.
+twentieth of the image encoder. Where it is given no points, as while it tracks, it embeds two that
+say so, by forty operations.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
@@ -41,6 +43,7 @@ class KnownPlaces:
             elif isinstance(module, Hiera):
                 of_size = cache(module._get_pos_embed)
                 look_ups.append((module, "_get_pos_embed", of_size))
+        look_ups.append((model, "_forward_sam_heads", _heads_without_points(model)))
         self._look_ups = StandIns(look_ups)
 
     def in_place(self) -> AbstractContextManager[None]:
@@ -60,3 +63,25 @@ def _of_map(module: PositionEmbeddingSine) -> Callable[[Tensor], Tensor]:
         return known[size].expand(features.shape[0], -1, -1, -1)
 
     return look_up
+
+
+def _heads_without_points(model: SAM2Base) -> Callable[..., Any]:
+    """`SAM2Base._forward_sam_heads` that knows the embedding of no points."""
+    encoder = model.sam_prompt_encoder
+    known: dict[int, Tensor] = {}
+
+    def of_no_points(points: Tensor, labels: Tensor, pad: bool) -> Tensor:
+        batch = len(points)
+        if batch not in known:
+            known[batch] = type(encoder)._embed_points(encoder, points, labels, pad)
+        return known[batch]
+
+    without_points = StandIns([(encoder, "_embed_points", of_no_points)])
+
+    def heads(backbone_features: Tensor, point_inputs: Any = None, *rest: Any, **named: Any) -> Any:
+        with without_points.in_place() if point_inputs is None else nullcontext():
+            return type(model)._forward_sam_heads(
+                model, backbone_features, point_inputs, *rest, **named
+            )
+
+    return heads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -20,12 +22,12 @@ def packed(masks: Tensor) -> list[BitMask]:
     return [bits.from_bytes(height, width, row) for row in octets]
 
 
-def unpacked(mask: BitMask, device: torch.device) -> Tensor:
-    """A mask -> [H, W] bool on a device."""
+def unpacked(masks: Sequence[BitMask], device: torch.device) -> Tensor:
+    """K masks of one size, at least one -> [K, H, W] bool on a device."""
     if device.type == "cpu":
-        return torch.from_numpy(bits.unpack(mask))
-    octets = torch.from_numpy(mask.words.view(np.uint8)).to(device)
-    return unpacked_octets(octets, mask.height, mask.width)
+        return torch.stack([torch.from_numpy(bits.unpack(mask)) for mask in masks])
+    octets = np.stack([mask.words.view(np.uint8) for mask in masks])
+    return unpacked_octets(torch.from_numpy(octets).to(device), masks[0].height, masks[0].width)
 
 
 def packed_octets(masks: Tensor) -> Tensor:
@@ -37,9 +39,10 @@ def packed_octets(masks: Tensor) -> Tensor:
 
 
 def unpacked_octets(octets: Tensor, height: int, width: int) -> Tensor:
-    """The other way round, of one mask: [at least ceil(H * W / 8)] uint8 -> [H, W] bool."""
-    pixels = (octets[:, None] >> _places(octets.device)) & 1
-    return pixels.flatten()[: height * width].view(width, height).t().bool()
+    """The other way round: [K, at least ceil(H * W / 8)] uint8 -> [K, H, W] bool."""
+    pixels = (octets[:, :, None] >> _places(octets.device)) & 1
+    columns = pixels.flatten(1)[:, : height * width].unflatten(1, (width, height))
+    return columns.transpose(1, 2).bool()
 
 
 def _places(device: torch.device) -> Tensor:

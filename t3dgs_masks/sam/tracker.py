@@ -400,28 +400,33 @@ class Sam2Tracker:
                 current_vision_pos_embeds=features.vision_pos_embeds,
                 feat_sizes=features.sizes,
                 point_inputs=None,
-                mask_inputs=torch.cat([self._mask_input(mask) for mask in masks]),
+                mask_inputs=self._mask_inputs_of(masks),
                 output_dict={},
                 num_frames=len(self._features.frames),
                 run_mem_encoder=False,
             )
         return output["obj_ptr"]
 
-    def _mask_input(self, mask: Rle) -> Tensor:
-        """[1, 1, S, S] float32 in {0, 1}: add_new_mask's resizing."""
-        known = self._mask_inputs.get(mask)
-        if known is None:
-            known = self._resized(unpacked(bits.decode(mask), self._model.device))
-            self._mask_inputs.put(mask, known)
-        return known.float()
+    def _mask_inputs_of(self, masks: Sequence[Rle]) -> Tensor:
+        """[G, 1, S, S] float32 in {0, 1}: add_new_mask's resizing."""
+        found = {mask: self._mask_inputs.get(mask) for mask in masks}
+        known = {mask: resized for mask, resized in found.items() if resized is not None}
+        missing = [mask for mask in found if mask not in known]
+        for begin in range(0, len(missing), _MASKS_AT_FRAME_SIZE):
+            part = missing[begin : begin + _MASKS_AT_FRAME_SIZE]
+            at_frame_size = unpacked([bits.decode(mask) for mask in part], self._model.device)
+            for mask, resized in zip(part, self._resized(at_frame_size).split(1), strict=True):
+                known[mask] = resized
+                self._mask_inputs.put(mask, resized)
+        return torch.cat([known[mask] for mask in masks]).float()
 
-    def _resized(self, mask: Tensor) -> Tensor:
-        """[H, W] bool -> [1, 1, S, S] bool."""
+    def _resized(self, masks: Tensor) -> Tensor:
+        """[G, H, W] bool -> [G, 1, S, S] bool."""
         size = self._model.image_size
-        if mask.shape == (size, size):
-            return mask[None, None]
+        if masks.shape[1:] == (size, size):
+            return masks[:, None]
         resized = F.interpolate(
-            mask[None, None].float(),
+            masks[:, None].float(),
             size=(size, size),
             mode="bilinear",
             align_corners=False,
@@ -466,7 +471,7 @@ class Sam2Tracker:
     def _as_given(self, masks: Sequence[Rle]) -> dict[str, Tensor]:
         """On a conditioning frame the output is the mask that was given
         (sam2_base.py:_use_mask_as_output: logits of -10 and +10)."""
-        inputs = torch.cat([self._mask_input(mask) for mask in masks])
+        inputs = self._mask_inputs_of(masks)
         high_res = inputs * 20.0 - 10.0
         size = self._model.image_size // 4
         low_res = F.interpolate(

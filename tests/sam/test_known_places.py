@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
@@ -54,6 +55,45 @@ def test_each_size_is_worked_out_once(random_sam2, monkeypatch):
         with places.in_place():
             of_all(random_sam2, objects=2, size=size)
     assert worked_out == [(8, 16), (16, 8)]
+
+
+def heads(model: SAM2Base, objects: int, points: dict[str, Tensor] | None = None) -> list[Tensor]:
+    """What the mask decoder says of noise."""
+    channels, size = model.hidden_dim, model.sam_image_embedding_size
+    generator = torch.Generator().manual_seed(objects)
+    noise = [
+        torch.randn(objects, channels // c, size * s, size * s, generator=generator)
+        for c, s in ((8, 4), (4, 2), (1, 1))
+    ]
+    with torch.inference_mode():
+        outputs = model._forward_sam_heads(
+            backbone_features=noise[2], point_inputs=points, high_res_features=noise[:2]
+        )
+    return [output for output in outputs if output is not None]
+
+
+def test_no_points_are_embedded_once_for_each_number_of_objects(random_sam2, monkeypatch):
+    embedded = []
+    stock = PromptEncoder._embed_points
+
+    def counted(self: PromptEncoder, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
+        embedded.append(labels.tolist())
+        return stock(self, points, labels, pad)
+
+    clicks = {
+        "point_coords": torch.tensor([[[40.0, 50.0]], [[3.0, 100.0]]]),
+        "point_labels": torch.ones(2, 1, dtype=torch.int32),
+    }
+    cases = [(1, None), (2, None), (2, clicks), (2, None), (1, None)]
+    plain = [heads(random_sam2, *case) for case in cases]
+    assert not torch.equal(plain[1][0], plain[2][0])  # clicks matter
+    monkeypatch.setattr(PromptEncoder, "_embed_points", counted)
+    places = KnownPlaces(random_sam2)
+    for case, expected in zip(cases, plain, strict=True):
+        with places.in_place():
+            found = heads(random_sam2, *case)
+        assert all(map(torch.equal, found, expected))
+    assert embedded == [[[-1]], [[-1], [-1]], [[1], [1]]]
 
 
 def test_objects_share_one_encoding(random_sam2):

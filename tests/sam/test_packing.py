@@ -22,11 +22,11 @@ def test_octets_are_those_of_the_host(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (48, 64), (13, 77)])
 def test_the_way_to_a_device(size: tuple[int, int]) -> None:
-    mask = torch.rand(*size, generator=torch.Generator().manual_seed(0)) > 0.5
-    host = bits.pack(mask.numpy())
-    octets = torch.from_numpy(host.words.view(np.uint8))
-    assert torch.equal(unpacked_octets(octets, *size), mask)
-    assert torch.equal(unpacked(host, torch.device("cpu")), mask)
+    masks = torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) > 0.5
+    host = [bits.pack(mask) for mask in masks.numpy()]
+    octets = torch.from_numpy(np.stack([mask.words.view(np.uint8) for mask in host]))
+    assert torch.equal(unpacked_octets(octets, *size), masks)
+    assert torch.equal(unpacked(host, torch.device("cpu")), masks)
 
 
 def test_no_masks() -> None:
@@ -37,4 +37,4 @@ def test_no_masks() -> None:
 def test_masks_are_packed_on_the_device() -> None:
     masks = torch.rand(5, 37, 53) > 0.5
     assert packed(masks.cuda()) == packed(masks)
-    assert torch.equal(unpacked(packed(masks)[0], torch.device("cuda")).cpu(), masks[0])
+    assert torch.equal(unpacked(packed(masks), torch.device("cuda")).cpu(), masks)

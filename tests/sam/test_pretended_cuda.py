@@ -116,6 +116,23 @@ def test_a_step_waits_for_its_result_alone(pretended: PretendedCuda, num_objects
     }
 
 
+@pytest.mark.parametrize("num_objects", [1, 3, 20])
+def test_masks_given_on_a_frame_travel_there_together(
+    pretended: PretendedCuda, num_objects: int
+) -> None:
+    sequence = blob_sequence(2, num_objects)
+    tracker = tracker_on("cuda", sequence)
+    for slot in range(num_objects):
+        tracker.condition(0, slot, sequence.rle(0, slot))
+    next(tracker.propagate(1))
+    uploads = sum(
+        times
+        for (cause, place), times in pretended.waits.items()
+        if cause == "upload" and place.startswith("packing.py")
+    )
+    assert uploads == -(-num_objects // 16)  # so many at once
+
+
 def test_a_running_propagation_goes_on_there_from_its_snapshot(pretended: PretendedCuda) -> None:
     sequence = blob_sequence(8, 2)
     tracker = tracker_on("cuda", sequence)
