@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from t3dgs_masks.io.outputs import StagedResult
-from t3dgs_masks.io.threads import give_way, in_threads
+from t3dgs_masks.io.threads import in_threads
 from t3dgs_masks.refine.conclusion import FrameResult
 from t3dgs_masks.refine.pipeline import RefineResult
 from t3dgs_masks.report.overlay_video import OverlayVideo
@@ -52,9 +52,7 @@ class ResultWriter:
             self._overlay = OverlayVideo(parts, frames, fps, lambda: not self._is_stopped)
         self._progress = progress
         self._written: dict[int, FrameResult] = {}
-        self._pool = ThreadPoolExecutor(
-            _EARLY_WORKERS, thread_name_prefix="early", initializer=give_way
-        )
+        self._pool = ThreadPoolExecutor(_EARLY_WORKERS, thread_name_prefix="early")
         self._early: deque[Future[None]] = deque()
         self._is_stopped = False
         self.seconds = 0.0

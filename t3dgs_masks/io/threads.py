@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
-from threading import Lock, get_native_id
+from threading import Lock
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -18,7 +16,6 @@ Result = TypeVar("Result")
 _WORKERS = 4  # decoding and encoding of pictures hardly gains from more
 _AHEAD = 2 * _WORKERS
 _CORES_A_BESIDE = 4  # where there are few cores, more threads only get into each other's way
-_NICER = 10  # far behind, and yet not starved where other programs keep all cores busy
 
 
 def in_threads(
@@ -44,20 +41,8 @@ def in_threads(
                 future.cancel()
 
 
-def give_way() -> None:
-    """Let the calling thread, and those that it will begin, use what cores the others leave.
-
-    Linux alone lets anyone lower a thread's priority; elsewhere nothing changes.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):  # some containers forbid it
-            thread = get_native_id()
-            niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
-            os.setpriority(os.PRIO_PROCESS, thread, niceness)
-
-
 class Beside:
-    """Does things in a few threads of its own, which give way to those who ask for them.
+    """Does things in a few threads of its own, beside those who ask for them.
 
     Anyone may ask, from any thread. Who asks while a few things are waiting already waits too, so
     that what they hold in memory does not pile up.
@@ -65,7 +50,7 @@ class Beside:
 
     def __init__(self, ahead: int = _WORKERS) -> None:
         workers = min(_WORKERS, max(1, (os.cpu_count() or 1) // _CORES_A_BESIDE))
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="beside", initializer=give_way)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="beside")
         self._ahead = ahead
         self._begun: deque[Future[None]] = deque()
         self._lock = Lock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 
@@ -70,39 +69,6 @@ def test_beside_does_everything_and_lets_little_wait(cores, monkeypatch):
     beside.finish()
     assert sorted(done) == list(range(20))
     assert most_waiting <= 3
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-def test_beside_gives_way_to_those_who_ask():
-    seen: list[int] = []
-
-    def work() -> None:
-        seen.append(niceness())
-        child = threading.Thread(target=lambda: seen.append(niceness()))
-        child.start()
-        child.join()
-
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before = niceness()
-    beside = Beside()
-    beside.do(work)
-    beside.finish()
-    assert seen == [min(19, before + 10)] * 2
-    assert niceness() == before
-
-
-def test_where_priorities_are_forbidden_work_is_done_all_the_same(monkeypatch):
-    def forbidden(*_: object) -> None:
-        raise PermissionError("not here")
-
-    monkeypatch.setattr(os, "setpriority", forbidden)
-    done: list[str] = []
-    beside = Beside()
-    beside.do(lambda: done.append("work"))
-    beside.finish()
-    assert done == ["work"]
 
 
 def test_beside_raises_at_the_next_occasion():
