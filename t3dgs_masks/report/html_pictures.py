@@ -30,20 +30,17 @@ _CHARACTERS_PER_MASK_COLUMN = 0.6  # of the whole grid: most objects are small
 _PHOTOS_SHARE, _MASKS_SHARE = 0.6, 0.3  # of the budget; the rest is for the prompts
 _LONGEST_RESIDUAL = 320
 # (quality, scale, characters relative to the best) of photos, from the best to the smallest. Of
-# photographs enlarged twice, 45 is hard to tell from 76, which takes half as much again.
+# photographs enlarged twice, 40 is hard to tell from 76, which takes more than half as much again.
 _STEPS = (
-    (45, 1.0, 1.0),
-    (30, 1.0, 0.75),
-    (20, 1.0, 0.6),
-    (45, 0.6, 0.45),
+    (40, 1.0, 1.0),
+    (30, 1.0, 0.85),
+    (20, 1.0, 0.7),
+    (40, 0.6, 0.4),
     (30, 0.4, 0.2),
 )
-_RESIDUAL_QUALITY = 40
+_RESIDUAL_QUALITY = 30
 _PORTRAIT_QUALITY = 60
-# WebP's effort, of 0 to 6. Going from 2 to 4 takes 4 to 6 % off a picture, at 2.5 times its time:
-# a small one can afford that, a large one cannot beside a small network. Beyond, nothing is gained.
-_EFFORT, _SMALL_PICTURE_EFFORT = 2, 4
-_SMALL_PICTURE = 1 << 16  # pixels
+_WEBP_EFFORT = 2  # of 6: with 4, pictures are 4 to 6 % smaller and take 2.5 times as long
 
 _PORTRAIT_SIZE = (136, 136)  # width, height
 _PORTRAIT_MARGIN = 0.1  # of the object's longer side, on each of its sides
@@ -276,9 +273,7 @@ def _resized(image: NDArray, size: Size) -> NDArray:
 
 def _webp(image: NDArray[np.uint8], quality: int) -> str:
     buffer = BytesIO()
-    is_small = image.shape[0] * image.shape[1] <= _SMALL_PICTURE
-    effort = _SMALL_PICTURE_EFFORT if is_small else _EFFORT
-    PilImage.fromarray(image).save(buffer, "WEBP", quality=quality, method=effort)
+    PilImage.fromarray(image).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
