@@ -30,6 +30,7 @@ from torch import Tensor
 from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.fast_linear import FastLinears
+from t3dgs_masks.sam.fused_norms import FusedNorms
 from t3dgs_masks.sam.known_places import KnownPlaces
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
@@ -218,8 +219,10 @@ class FrameFeatureCache:
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
         self._places = KnownPlaces(model)
+        self._norms: FusedNorms | None = None
         self._linears: FastLinears | None = None
         if precision.reordered_sums:
+            self._norms = FusedNorms(model)
             # What is compiled must not change.
             spared = model.image_encoder if is_compiled(model) else None
             self._linears = FastLinears(model, spared)
@@ -235,8 +238,9 @@ class FrameFeatureCache:
     def computing(self) -> Iterator[None]:
         """Context in which to run the model, in inference mode: its precision, and the fastest way
         to compute."""
-        fast = nullcontext() if self._linears is None else self._linears.in_place()
-        with self._precision.autocast(), fast, self._places.in_place():
+        norms = nullcontext() if self._norms is None else self._norms.in_place()
+        linears = nullcontext() if self._linears is None else self._linears.in_place()
+        with self._precision.autocast(), norms, linears, self._places.in_place():
             yield
 
     def __getitem__(self, frame_idx: int) -> FrameFeatures:
