@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import cv2
@@ -78,15 +78,6 @@ class Pictures:
     """The residual that is shown as the brightest; None without residuals."""
 
 
-@dataclass(frozen=True)
-class _PromptPictures:
-    """See `FramePictures`; `brightest` is the residual to be shown as the brightest."""
-
-    coarse: str | None = None
-    residual: str | None = None
-    brightest: float = 0.0
-
-
 class PictureCollector:
     """Takes the frames of a sequence one by one, and keeps what the page needs of them.
 
@@ -119,7 +110,8 @@ class PictureCollector:
         self._coarse_sampler = _Sampler(_fitted(self._size, _LONGEST_GRID))
         self._residual_size = _fitted(self._photo_size, _LONGEST_RESIDUAL)
         self._photos: dict[int, str] = {}
-        self._prompts: dict[int, _PromptPictures] = {}
+        self._prompts: dict[int, FramePictures] = {}  # without photos
+        self._brightest: dict[int, float] = {}  # residual of a frame
         self._masks: dict[int, dict[int, str]] = {}  # frame index -> object id -> run lengths
         self._portraits: dict[int, str] = {}
         self.expect_masks(num_masks or 0)
@@ -141,15 +133,13 @@ class PictureCollector:
     def add_prompt(self, frame_idx: int, prompt: FramePrompt) -> None:
         """Take the coarse mask and the residual of a frame."""
         coarse = self._coarse_sampler.runs(masks.encode(prompt.coarse))
-        if prompt.residual is None:
-            self._prompts[frame_idx] = _PromptPictures(coarse)
-            return
-        small = np.sqrt(np.clip(_resized(prompt.residual, self._residual_size), 0, 1))
-        bright = float(np.percentile(small, _BRIGHT_RESIDUAL)) ** 2
-        residual = _webp(np.rint(small * 255).astype(np.uint8), _RESIDUAL_QUALITY)
-        self._prompts[frame_idx] = _PromptPictures(
-            coarse, residual, max(bright, _LEAST_BRIGHT_RESIDUAL)
-        )
+        residual = None
+        if prompt.residual is not None:
+            small = np.sqrt(np.clip(_resized(prompt.residual, self._residual_size), 0, 1))
+            bright = float(np.percentile(small, _BRIGHT_RESIDUAL)) ** 2
+            self._brightest[frame_idx] = max(bright, _LEAST_BRIGHT_RESIDUAL)
+            residual = _webp(np.rint(small * 255).astype(np.uint8), _RESIDUAL_QUALITY)
+        self._prompts[frame_idx] = FramePictures(coarse=coarse, residual=residual)
 
     def add_photo(self, frame_idx: int, image: Image) -> None:
         """Take the photo of a frame: [h, w, 3] uint8 RGB at any size."""
@@ -181,17 +171,16 @@ class PictureCollector:
     def collected(self) -> Pictures:
         """All of it."""
         return Pictures(
-            frames=tuple(self._pictures_of(t) for t in range(self._num_frames)),
+            frames=tuple(
+                replace(self._prompts.get(t, FramePictures()), photo=self._photos.get(t))
+                for t in range(self._num_frames)
+            ),
             grid=self._sampler.size,
             coarse_grid=self._coarse_sampler.size,
             masks=_by_object(self._masks),
             portraits=dict(sorted(self._portraits.items())),
-            residual_top=max((p.brightest for p in self._prompts.values()), default=0.0) or None,
+            residual_top=max(self._brightest.values(), default=None),
         )
-
-    def _pictures_of(self, frame_idx: int) -> FramePictures:
-        prompt = self._prompts.get(frame_idx, _PromptPictures())
-        return FramePictures(self._photos.get(frame_idx), prompt.coarse, prompt.residual)
 
     @property
     def _photo_allowance(self) -> float:

@@ -8,7 +8,6 @@ are the same and are taken in another order (about 1e-6).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from sam2.modeling.sam2_utils import LayerNorm2d
@@ -19,28 +18,18 @@ from t3dgs_masks.sam.stand_ins import Method, StandIns
 _FEWEST_CHANNELS = 16  # with fewer, PyTorch's operation is the slower one
 
 
-class FusedNorms:
-    """All normalisations over channels of a network, to be done so for a while. Their weights must
-    not change any more.
+def fused_norms(network: nn.Module) -> StandIns:
+    """All normalisations over channels of a network, to be done so for a while.
 
     Args:
-        network: any network on a CPU, in eval mode.
+        network: any network on a CPU, in eval mode, whose weights do not change any more.
     """
-
-    def __init__(self, network: nn.Module) -> None:
-        forwards: list[Method] = [
-            (norm, "forward", _fused(norm))
-            for norm in network.modules()
-            if type(norm) is LayerNorm2d and len(norm.weight) >= _FEWEST_CHANNELS
-        ]
-        self._forwards = StandIns(forwards)
-
-    def __len__(self) -> int:
-        return len(self._forwards)
-
-    def in_place(self) -> AbstractContextManager[None]:
-        """A block in which they are; hooks run as ever, and blocks may be nested."""
-        return self._forwards.in_place()
+    forwards: list[Method] = [
+        (norm, "forward", _fused(norm))
+        for norm in network.modules()
+        if type(norm) is LayerNorm2d and len(norm.weight) >= _FEWEST_CHANNELS
+    ]
+    return StandIns(forwards)
 
 
 def _fused(norm: LayerNorm2d) -> Callable[[Tensor], Tensor]:

@@ -30,8 +30,9 @@ from torch import Tensor
 from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.fast_linear import FastLinears
-from t3dgs_masks.sam.fused_norms import FusedNorms
+from t3dgs_masks.sam.fused_norms import fused_norms
 from t3dgs_masks.sam.known_places import KnownPlaces
+from t3dgs_masks.sam.stand_ins import StandIns
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
 # ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
@@ -219,10 +220,9 @@ class FrameFeatureCache:
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
         self._places = KnownPlaces(model)
-        self._norms: FusedNorms | None = None
+        self._norms = fused_norms(model) if precision.reordered_sums else StandIns([])
         self._linears: FastLinears | None = None
         if precision.reordered_sums:
-            self._norms = FusedNorms(model)
             # What is compiled must not change.
             spared = model.image_encoder if is_compiled(model) else None
             self._linears = FastLinears(model, spared)
@@ -238,9 +238,9 @@ class FrameFeatureCache:
     def computing(self) -> Iterator[None]:
         """Context in which to run the model, in inference mode: its precision, and the fastest way
         to compute."""
-        norms = nullcontext() if self._norms is None else self._norms.in_place()
         linears = nullcontext() if self._linears is None else self._linears.in_place()
-        with self._precision.autocast(), norms, linears, self._places.in_place():
+        norms, places = self._norms.in_place(), self._places.in_place()
+        with self._precision.autocast(), norms, linears, places:
             yield
 
     def __getitem__(self, frame_idx: int) -> FrameFeatures:

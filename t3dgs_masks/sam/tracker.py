@@ -37,7 +37,7 @@ from t3dgs_masks.sam.packing import packed, unpacked
 from t3dgs_masks.types import BitMask, Rle, TrackedFrame, TrackedObject
 
 _MASK_INPUT_BYTES = 64 << 20
-_MASKS_AT_FRAME_SIZE = 16  # logits of so many at once: 133 MB at 1080p
+_MASKS_AT_FRAME_SIZE = 16  # so many at once, as logits or to be resized: 133 MB at 1080p
 
 
 @dataclass(frozen=True)
@@ -416,8 +416,9 @@ class Sam2Tracker:
             part = missing[begin : begin + _MASKS_AT_FRAME_SIZE]
             at_frame_size = unpacked([bits.decode(mask) for mask in part], self._model.device)
             for mask, resized in zip(part, self._resized(at_frame_size).split(1), strict=True):
-                known[mask] = resized
-                self._mask_inputs.put(mask, resized)
+                # A copy: one that stays known would hold the memory of all.
+                known[mask] = resized.clone()
+                self._mask_inputs.put(mask, known[mask])
         return torch.cat([known[mask] for mask in masks]).float()
 
     def _resized(self, masks: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sam2.modeling.sam2_utils import LayerNorm2d
 
 from t3dgs_masks.sam.checkpoints import load_sam2
-from t3dgs_masks.sam.fused_norms import FusedNorms
+from t3dgs_masks.sam.fused_norms import fused_norms
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from tests.sam.scenes import blob_sequence
 
@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_the_stock_one(batch, channels, size, offset, l
     if layout == "channels last":
         features = features.contiguous(memory_format=torch.channels_last)
     expected = norm(features)
-    with FusedNorms(norm).in_place():
+    with fused_norms(norm).in_place():
         found = norm(features)
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -44,9 +44,7 @@ def test_only_inside_the_block_with_hooks_and_where_it_gains():
     network = torch.nn.Sequential(LayerNorm2d(16), LayerNorm2d(4), torch.nn.LayerNorm(4))
     calls = []
     network[0].register_forward_hook(lambda *_: calls.append("hook"))
-    norms = FusedNorms(network)
-    assert len(norms) == 1
-    with norms.in_place():
+    with fused_norms(network).in_place():
         network[0](torch.zeros(1, 16, 2, 2))
         assert [("forward" in vars(module)) for module in network] == [True, False, False]
     assert calls == ["hook"]
