@@ -19,18 +19,17 @@ unless the order of sums is free (`devices.Precision`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
-from torch import Tensor
+from torch import Tensor, nn
 
-from t3dgs_masks.sam.fast_linear import PackedLinear, row_products
+from t3dgs_masks.sam.fast_linear import Activation, PackedLinear, row_products
 from t3dgs_masks.sam.side_by_side import SideBySide
 from t3dgs_masks.sam.stand_ins import StandIns
 
@@ -48,14 +47,8 @@ class LeanMemoryAttention:
     def __init__(self, stock: MemoryAttention, reordered_sums: bool = False) -> None:
         self._stock = stock
         self._reordered_sums = reordered_sums
-        self._scores = _fast_scores if reordered_sums else _scores
-        self._weighted = row_products if reordered_sums else _weighted
-        self._layers: list[Any] = list(stock.layers)  # MemoryAttentionLayer; torch's types say less
-        self._out = {
-            attention: _out_of(attention, reordered_sums)
-            for layer in self._layers
-            for attention in (layer.self_attn, layer.cross_attn_image)
-        }
+        self._products = row_products if reordered_sums else _products
+        self._layers = [_Layer(layer, reordered_sums) for layer in stock.layers]
         self._objects = SideBySide(flush_denormals=reordered_sums)
         self._scores_at_once = _SCORES_AT_ONCE
         self._rotations: dict[int, Tensor] = {}  # number of query tokens -> [T, C/2] complex
@@ -130,44 +123,45 @@ class LeanMemoryAttention:
         outputs = self._objects.map(of_object, keys.shape[0])
         return torch.cat(outputs).transpose(0, 1)
 
-    def _self_attend(self, layer: Any, features: Tensor, rotation: Tensor) -> Tensor:
+    def _self_attend(self, layer: _Layer, features: Tensor, rotation: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C], residual included."""
-        attention = layer.self_attn
-        normed = layer.norm1(features)
-        queries = _rotated(attention.q_proj(normed), rotation)
-        keys = _rotated(attention.k_proj(normed), rotation)
+        normed = layer.stock.norm1(features)
+        queries = _rotated(layer.own.queries(normed), rotation)
+        keys = _rotated(layer.own.keys(normed), rotation)
         channels = normed.transpose(1, 2).contiguous()
         found = [self._attended(*own) for own in zip(queries, keys, channels, strict=True)]
-        return features + self._out[attention](torch.stack(found))
+        return layer.own.out.added_to(features, torch.stack(found))
 
     def _look_up(
-        self, layer: Any, features: Tensor, memories: tuple[Tensor, Tensor, int], rotation: Tensor
+        self,
+        layer: _Layer,
+        features: Tensor,
+        memories: tuple[Tensor, Tensor, int],
+        rotation: Tensor,
     ) -> Tensor:
         """Cross-attention and feed-forward part: [1, T, C] -> [1, T, C], residuals included.
 
         Args:
-            layer: a `MemoryAttentionLayer`.
+            layer: one of memory attention's.
             features: [1, T, C].
             memories: keys [1, L, M], values [M, L] channel by channel, and how many of the L have a
                 place in the image.
             rotation: [T, C/2] complex.
         """
         keys, channels, num_rotated = memories
-        attention = layer.cross_attn_image
-        queries = _rotated(attention.q_proj(layer.norm2(features)), rotation)
-        projected = attention.k_proj(keys)
+        queries = _rotated(layer.across.queries(layer.stock.norm2(features)), rotation)
+        projected = layer.across.keys(keys)
         _rotated(projected[:, :num_rotated], rotation)
         found = self._attended(queries[0], projected[0], channels)[None]
-        features = features + self._out[attention](found)
-        hidden = F.relu(layer.linear1(layer.norm3(features)), inplace=True)
-        return features + layer.linear2(hidden)
+        features = layer.across.out.added_to(features, found)
+        return layer.narrow.added_to(features, layer.widen(layer.stock.norm3(features), "relu"))
 
     def _attended(self, queries: Tensor, keys: Tensor, channels: Tensor) -> Tensor:
-        """[T, C], [L, C] and [M, L] -> [T, M], scaled dot product attention with what is attended
-        to given channel by channel."""
+        """[T, C], [L, C] and [M, L] -> [T, M], dot product attention with what is attended to given
+        channel by channel."""
         rows = max(1, self._scores_at_once // keys.shape[0])
         found = [
-            self._weighted(torch.softmax(self._scores(some, keys), dim=-1), channels)
+            self._products(torch.softmax(self._products(some, keys), dim=-1), channels)
             for some in queries.split(rows)
         ]
         return found[0] if len(found) == 1 else torch.cat(found)
@@ -176,9 +170,68 @@ class LeanMemoryAttention:
         known = self._rotations.get(num_tokens)
         if known is None:
             side = round(num_tokens**0.5)
-            known = self._layers[0].self_attn.compute_cis(end_x=side, end_y=side)
+            known = self._layers[0].stock.self_attn.compute_cis(end_x=side, end_y=side)
             self._rotations[num_tokens] = known
         return known
+
+
+class _Map(Protocol):
+    """A linear map, as `PackedLinear`."""
+
+    def __call__(self, features: Tensor, then: Activation = "none") -> Tensor: ...
+
+    def added_to(self, others: Tensor, features: Tensor) -> Tensor: ...
+
+
+class _StockMap:
+    """Layers one after the other, as they are."""
+
+    def __init__(self, *layers: nn.Module, scale: float = 1.0) -> None:
+        self._layers = layers
+        self._scale = scale
+
+    def __call__(self, features: Tensor, then: Activation = "none") -> Tensor:
+        for layer in self._layers:
+            features = layer(features)
+        if self._scale != 1.0:
+            features = features.mul_(self._scale)
+        return F.relu(features, inplace=True) if then == "relu" else features
+
+    def added_to(self, others: Tensor, features: Tensor) -> Tensor:
+        return others + self(features)
+
+
+class _Attention:
+    """The linear maps of one attention."""
+
+    def __init__(self, stock: Any, reordered_sums: bool) -> None:
+        # Scores are scaled dot products: the scale can be that of the queries.
+        scale = stock.internal_dim**-0.5
+        self.queries: _Map = _StockMap(stock.q_proj, scale=scale)  # [..., C] -> [..., C]
+        self.keys: _Map = _StockMap(stock.k_proj)  # [..., M] -> [..., C]
+        self.out: _Map = _StockMap(stock.v_proj, stock.out_proj)
+        """[..., M] weighted sum of what is attended to -> [..., C] the attention's result."""
+        if reordered_sums:
+            query, value, out = stock.q_proj, stock.v_proj, stock.out_proj
+            self.queries = PackedLinear(scale * query.weight.detach(), scale * query.bias.detach())
+            self.keys = PackedLinear.of(stock.k_proj)
+            weight = out.weight.double() @ value.weight.double()
+            bias = out.weight.double() @ value.bias.double() + out.bias.double()
+            self.out = PackedLinear(weight.float().detach(), bias.float().detach())
+
+
+class _Layer:
+    """A `MemoryAttentionLayer` and its linear maps."""
+
+    def __init__(self, stock: Any, reordered_sums: bool) -> None:
+        self.stock = stock
+        self.own = _Attention(stock.self_attn, reordered_sums)
+        self.across = _Attention(stock.cross_attn_image, reordered_sums)
+        self.widen: _Map = _StockMap(stock.linear1)
+        self.narrow: _Map = _StockMap(stock.linear2)
+        if reordered_sums:
+            self.widen = PackedLinear.of(stock.linear1)
+            self.narrow = PackedLinear.of(stock.linear2)
 
 
 def _layer_fits(layer: Any) -> bool:
@@ -196,16 +249,6 @@ def _layer_fits(layer: Any) -> bool:
     )
 
 
-def _out_of(attention: Any, reordered_sums: bool) -> Callable[[Tensor], Tensor]:
-    """[..., M] weighted sum of what is attended to -> [..., C] the attention's result."""
-    value, out = attention.v_proj, attention.out_proj
-    if not reordered_sums:
-        return lambda found: out(value(found))
-    weight = out.weight.double() @ value.weight.double()
-    bias = out.weight.double() @ value.bias.double() + out.bias.double()
-    return PackedLinear(weight.float().detach(), bias.float().detach())
-
-
 def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:
     """Rotary position encoding of [B, n * T, C] with [T, C/2] complex, in place."""
     batch, length, channels = tokens.shape
@@ -215,17 +258,6 @@ def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:
     return tokens
 
 
-def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """[T, C] and [L, C] -> [T, L], scaled dot products."""
-    nothing, scale = queries.new_zeros(1, 1), queries.shape[-1] ** -0.5
-    return torch.addmm(nothing, queries, keys.t(), beta=0, alpha=scale)
-
-
-def _weighted(weights: Tensor, channels: Tensor) -> Tensor:
-    """[T, L] and [M, L] -> [T, M]."""
-    return weights @ channels.t()
-
-
-def _fast_scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """As `_scores`."""
-    return row_products(queries * queries.shape[-1] ** -0.5, keys)
+def _products(first: Tensor, second: Tensor) -> Tensor:
+    """[T, C] and [L, C] -> [T, L]: the dot product of every row with every row."""
+    return first @ second.t()

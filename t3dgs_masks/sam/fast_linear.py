@@ -2,7 +2,9 @@
 
 PyTorch sends float32 matrix products to its BLAS, which on many processors leaves the widest
 vector instructions unused: there oneDNN, which PyTorch carries too and uses for convolutions, is
-about twice as fast. The sums are the same and are taken in another order (about 1e-6).
+about twice as fast. The sums are the same and are taken in another order (about 1e-6). And oneDNN
+can apply an activation, or add something, while what it computed is still in the processor's
+caches.
 """
 
 from __future__ import annotations
@@ -10,15 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeGuard
+from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
-from sam2.modeling.backbones.hieradet import MultiScaleAttention, MultiScaleBlock
+from sam2.modeling.sam2_utils import MLP
 from torch import Tensor, nn
 
-from t3dgs_masks.sam.padded_windows import WindowsWithoutPadding
-from t3dgs_masks.sam.stand_ins import StandIns
+from t3dgs_masks.sam.stand_ins import Method, StandIns
+
+Activation = Literal["none", "relu", "gelu"]
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda features: features,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
 
 
 class PackedLinear:
@@ -35,23 +44,49 @@ class PackedLinear:
         self._bias = bias
         self._packed: Tensor | None = None
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """[..., C] float32 -> [..., L]."""
+    @classmethod
+    def of(cls, layer: nn.Linear) -> PackedLinear:
+        """That of a layer: the same one whenever it is asked for, so that its weight is packed
+        once."""
+        known = _OF_LAYERS.get(layer)
+        if known is None or known._weight is not layer.weight:
+            known = _OF_LAYERS[layer] = cls(layer.weight, layer.bias)
+        return known
+
+    def __call__(self, features: Tensor, then: Activation = "none") -> Tensor:
+        """[..., C] float32 -> [..., L], with an activation applied."""
+        if features.numel() == 0 or not is_available():
+            return _ACTIVATIONS[then](F.linear(features, self._weight, self._bias))
+        weight = self._in_order()
+        return torch.ops.mkldnn._linear_pointwise(features, weight, self._bias, then, [], "none")
+
+    def added_to(self, others: Tensor, features: Tensor) -> Tensor:
+        """[..., L] and [..., C] float32 -> [..., L]: their sum with what it makes of `features`."""
+        if features.numel() == 0 or not is_available():
+            return others + F.linear(features, self._weight, self._bias)
+        weight, others = self._in_order(), others.contiguous()
+        product = torch.ops.mkldnn._linear_pointwise.binary
+        return product(features, others, weight, self._bias, "add")
+
+    def _in_order(self) -> Tensor:
         if self._packed is None:
             self._packed = _packed(self._weight)
-        if features.numel() == 0:
-            return F.linear(features, self._weight, self._bias)
-        return _linear(features, self._packed, self._bias)
+        return self._packed
+
+
+_OF_LAYERS: WeakKeyDictionary[nn.Linear, PackedLinear] = WeakKeyDictionary()
 
 
 def row_products(first: Tensor, second: Tensor) -> Tensor:
     """[..., C] and [L, C] float32 -> [..., L]: the dot product of every row with every row."""
-    return _linear(first, second, None)
+    if first.numel() == 0 or not is_available():
+        return F.linear(first, second)
+    return torch.ops.mkldnn._linear_pointwise(first, second, None, "none", [], "")
 
 
 class FastLinears:
-    """All linear layers of a network, to be run through oneDNN for a while, on tokens that matter
-    (`padded_windows`). Their weights must not change any more.
+    """All linear layers of a network, to be run through oneDNN for a while. Their weights must not
+    change any more.
 
     There is nothing to gain or no way where the layers are not in float32 on a CPU, or PyTorch
     lacks oneDNN; then this changes nothing.
@@ -63,16 +98,16 @@ class FastLinears:
 
     def __init__(self, network: nn.Module, left_alone: nn.Module | None = None) -> None:
         spared = set() if left_alone is None else set(left_alone.modules())
-        layers = [m for m in network.modules() if type(m) is nn.Linear and m not in spared]
-        if not is_available() or not all(_is_plain(layer) for layer in layers):
-            layers = []
-        maps = {layer: PackedLinear(layer.weight, layer.bias) for layer in layers}
-        forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {**maps}
-        for block in network.modules():
-            if _has_windows(block) and block.attn.qkv in maps and block.attn.proj in maps:
-                before, after = maps[block.attn.qkv], maps[block.attn.proj]
-                forwards.update(WindowsWithoutPadding(block, before, after).forwards())
-        self._forwards = StandIns([(module, "forward", f) for module, f in forwards.items()])
+        forwards: list[Method] = []
+        if can_be_fast(network):
+            for module in network.modules():
+                if type(module) is nn.Linear and module not in spared:
+                    forwards.append((module, "forward", PackedLinear.of(module)))
+                elif type(module) is MLP and module not in spared:
+                    activation = _activation(module.act)
+                    if activation is not None:
+                        forwards.append((module, "forward", _fused_mlp(module, activation)))
+        self._forwards = StandIns(forwards)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -106,22 +141,30 @@ def is_available() -> bool:
     return True
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    weight = layer.weight
-    return isinstance(weight, Tensor) and (weight.device.type, weight.dtype) == (
-        "cpu",
-        torch.float32,
-    )
+def can_be_fast(network: nn.Module) -> bool:
+    """Whether all of a network lies on a CPU in float32, and PyTorch has oneDNN."""
+    plain = torch.device("cpu"), torch.float32
+    return is_available() and all((p.device, p.dtype) == plain for p in network.parameters())
 
 
-def _has_windows(block: nn.Module) -> TypeGuard[MultiScaleBlock]:
-    # Of others, nothing is known about where their windows' padding is.
-    return (
-        type(block) is MultiScaleBlock
-        and type(block.attn) is MultiScaleAttention
-        and block.window_size > 0
-        and block.attn.qkv.bias is not None
-    )
+def _activation(module: nn.Module) -> Activation | None:
+    """None: one that oneDNN is not asked for."""
+    if type(module) is nn.GELU and module.approximate == "none":
+        return "gelu"
+    return "relu" if type(module) is nn.ReLU else None
+
+
+def _fused_mlp(mlp: MLP, activation: Activation) -> Callable[[Tensor], Tensor]:
+    """[..., C] -> [..., L], as sam2_utils.py:MLP. Its layers' hooks do not run."""
+    *hidden, last = (PackedLinear.of(layer) for layer in mlp.layers)  # type: ignore[arg-type]
+
+    def forward(features: Tensor) -> Tensor:
+        for layer in hidden:
+            features = layer(features, activation)
+        features = last(features)
+        return F.sigmoid(features) if mlp.sigmoid_output else features
+
+    return forward
 
 
 def _packed(weight: Tensor) -> Tensor:
@@ -131,9 +174,3 @@ def _packed(weight: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     except (AttributeError, RuntimeError):  # as with the products themselves
         return weight
-
-
-def _linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if features.numel() == 0 or not is_available():
-        return F.linear(features, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")

@@ -34,10 +34,13 @@ def fused_norms(network: nn.Module) -> StandIns:
 
 def _fused(norm: LayerNorm2d) -> Callable[[Tensor], Tensor]:
     """[B, C, h, w] -> [B, C, h, w]."""
-    weight, bias, eps = norm.weight, norm.bias, norm.eps
 
     def forward(features: Tensor) -> Tensor:
-        channels_last = features.permute(0, 2, 3, 1)
-        return F.layer_norm(channels_last, weight.shape, weight, bias, eps).permute(0, 3, 1, 2)
+        return over_last(norm, features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     return forward
+
+
+def over_last(norm: LayerNorm2d, features: Tensor) -> Tensor:
+    """[..., C] -> [..., C], channels last."""
+    return F.layer_norm(features, norm.weight.shape, norm.weight, norm.bias, norm.eps)

@@ -27,12 +27,9 @@ from PIL import Image as PilImage
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
-from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.devices import Precision
-from t3dgs_masks.sam.fast_linear import FastLinears
-from t3dgs_masks.sam.fused_norms import fused_norms
+from t3dgs_masks.sam.fast_parts import FastParts
 from t3dgs_masks.sam.known_places import KnownPlaces
-from t3dgs_masks.sam.stand_ins import StandIns
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
 # ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
@@ -220,12 +217,7 @@ class FrameFeatureCache:
         # Position encodings are the same for every frame: kept once, on the device.
         self._positions: list[Tensor] = []
         self._places = KnownPlaces(model)
-        self._norms = fused_norms(model) if precision.reordered_sums else StandIns([])
-        self._linears: FastLinears | None = None
-        if precision.reordered_sums:
-            # What is compiled must not change.
-            spared = model.image_encoder if is_compiled(model) else None
-            self._linears = FastLinears(model, spared)
+        self._fast_parts = FastParts(model) if precision.reordered_sums else None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._ahead: tuple[int, Future[Tensor]] | None = None
         self._last_encoded = 0
@@ -238,9 +230,8 @@ class FrameFeatureCache:
     def computing(self) -> Iterator[None]:
         """Context in which to run the model, in inference mode: its precision, and the fastest way
         to compute."""
-        linears = nullcontext() if self._linears is None else self._linears.in_place()
-        norms, places = self._norms.in_place(), self._places.in_place()
-        with self._precision.autocast(), norms, linears, places:
+        fast_parts = nullcontext() if self._fast_parts is None else self._fast_parts.in_place()
+        with self._precision.autocast(), fast_parts, self._places.in_place():
             yield
 
     def __getitem__(self, frame_idx: int) -> FrameFeatures:
