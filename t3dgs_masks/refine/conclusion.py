@@ -286,7 +286,7 @@ class _Frame:
     @cached_property
     def evidence(self) -> FrameEvidence:
         assert self._guard is not None
-        return self._guard.evidence(self.prompt)
+        return self._guard.evidence(self.idx, self.prompt)
 
 
 class _SoFar:

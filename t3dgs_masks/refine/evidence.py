@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from t3dgs_masks import bits, masks
-from t3dgs_masks.types import BitMask, BoolMask, FloatMap, FramePrompt, PromptSource
+from t3dgs_masks.types import BitMask, FramePrompt, PromptSource
 
 ResidualUse = Literal["used", "none", "say nothing"]
 
@@ -40,11 +40,9 @@ class FrameEvidence:
     """Share of the static pixels that are among them; below 1."""
 
     @staticmethod
-    def of(prompt: FramePrompt) -> FrameEvidence:
+    def of(prompt: FramePrompt, static: StaticResidual | None) -> FrameEvidence:
+        """From the prompt of a frame, and what its static pixels look like, if that can be told."""
         coarse = bits.pack(prompt.coarse)
-        static = None
-        if prompt.residual is not None:
-            static = _StaticResidual.of(prompt.coarse, prompt.residual)
         if prompt.residual is None or static is None:
             return FrameEvidence(coarse, None)
         return FrameEvidence(coarse, bits.pack(prompt.residual > static.level), static.share_above)
@@ -63,7 +61,7 @@ class FrameEvidence:
 
 
 @dataclass(frozen=True)
-class _StaticResidual:
+class StaticResidual:
     """The residuals of the static pixels of one frame."""
 
     level: float
@@ -72,9 +70,12 @@ class _StaticResidual:
     """Of static pixels; below 1."""
 
     @staticmethod
-    def of(coarse: BoolMask, residual: FloatMap) -> _StaticResidual | None:
+    def of(prompt: FramePrompt) -> StaticResidual | None:
         """From the pixels clear of the coarse mask (a grid of them, in large frames); None if
-        there are too few."""
+        there are too few, or no residuals."""
+        coarse, residual = prompt.coarse, prompt.residual
+        if residual is None:
+            return None
         stride = max(1, min(coarse.shape) // _SAMPLES_PER_SIDE)
         sampled = coarse[::stride, ::stride]
         margin = max(1, round(_STATIC_MARGIN * min(sampled.shape)))
@@ -82,7 +83,7 @@ class _StaticResidual:
         if len(values) < max(1.0, _LEAST_STATIC * sampled.size):
             return None
         level = float(np.quantile(values, _STATIC_QUANTILE))
-        return _StaticResidual(level, float(np.mean(values > level)))
+        return StaticResidual(level, float(np.mean(values > level)))
 
 
 @dataclass(frozen=True)

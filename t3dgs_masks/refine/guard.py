@@ -24,11 +24,11 @@ Here are the rules on single masks; `settling` applies the last two to a result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from t3dgs_masks import bits
-from t3dgs_masks.refine.evidence import FrameEvidence, ResidualLevels
+from t3dgs_masks.refine.evidence import FrameEvidence, ResidualLevels, StaticResidual
 from t3dgs_masks.refine.ordering import Ordering
 from t3dgs_masks.types import BitMask, FramePrompt, PromptSource
 
@@ -72,6 +72,7 @@ class Guard:
         self.levels = levels
         self._prompts = prompts
         self._last: tuple[int, FrameEvidence] | None = None
+        self._static: dict[int, StaticResidual | None] = {}  # by frame, of those seen so far
         self._min_support = _MIN_SUPPORT if ordering.ordered else _MIN_SUPPORT_UNORDERED
 
     def believed(
@@ -117,13 +118,17 @@ class Guard:
         rest = mask & evidence.coarse
         return (rest if rest.any() else None), ADDS_STATIC
 
-    def evidence(self, prompt: FramePrompt) -> FrameEvidence:
+    def evidence(self, frame_idx: int, prompt: FramePrompt) -> FrameEvidence:
         """What the prompt of a frame says, as far as residuals say anything in this sequence."""
-        return FrameEvidence.of(prompt if self.levels.speak else replace(prompt, residual=None))
+        if not self.levels.speak:
+            return FrameEvidence.of(prompt, None)
+        if frame_idx not in self._static:
+            self._static[frame_idx] = StaticResidual.of(prompt)
+        return FrameEvidence.of(prompt, self._static[frame_idx])
 
     def _evidence_at(self, frame_idx: int) -> FrameEvidence:
         if self._last is None or self._last[0] != frame_idx:
-            self._last = frame_idx, self.evidence(self._prompts[frame_idx])
+            self._last = frame_idx, self.evidence(frame_idx, self._prompts[frame_idx])
         return self._last[1]
 
     def _doubt(self, evidence: FrameEvidence, mask: BitMask) -> str | None:

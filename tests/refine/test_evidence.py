@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from t3dgs_masks import bits
-from t3dgs_masks.refine.evidence import FrameEvidence, RememberedPrompts, residual_levels
+from t3dgs_masks.refine.evidence import (
+    FrameEvidence,
+    RememberedPrompts,
+    StaticResidual,
+    residual_levels,
+)
 from t3dgs_masks.types import BoolMask, FramePrompt
 from tests.refine.fakes import (
     BOTTOM,
@@ -22,7 +27,7 @@ from tests.refine.fakes import (
 
 
 def support(prompt: FramePrompt, part: BoolMask) -> float | None:
-    return FrameEvidence.of(prompt).support(bits.pack(part))
+    return FrameEvidence.of(prompt, StaticResidual.of(prompt)).support(bits.pack(part))
 
 
 def test_support_is_the_share_that_looks_transient() -> None:

@@ -12,7 +12,7 @@ from t3dgs_masks import bits, masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.refine import Guard, Ordering, refine
 from t3dgs_masks.refine import guard as rules
-from t3dgs_masks.refine.evidence import FrameEvidence
+from t3dgs_masks.refine.evidence import FrameEvidence, StaticResidual
 from t3dgs_masks.refine.pipeline import RefineResult
 from t3dgs_masks.types import BoolMask, FramePrompt
 from tests.refine.fakes import (
@@ -98,9 +98,33 @@ def test_photos_need_more_support_than_a_video() -> None:
         believed(guard([LEFT], [LEFT | shown], ordering), part)[0] is not None
         for ordering in (VIDEO, PHOTOS)
     ]
-    support = FrameEvidence.of(FramePrompt(LEFT, residual(LEFT | shown))).support(bits.pack(part))
+    prompt = FramePrompt(LEFT, residual(LEFT | shown))
+    support = FrameEvidence.of(prompt, StaticResidual.of(prompt)).support(bits.pack(part))
     assert support is not None
     assert found == [support >= rules._MIN_SUPPORT, support >= rules._MIN_SUPPORT_UNORDERED]
+
+
+def test_what_static_looks_like_is_found_out_once_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[FramePrompt] = []
+    found_out = StaticResidual.of
+
+    def counted(prompt: FramePrompt) -> StaticResidual | None:
+        asked.append(prompt)
+        return found_out(prompt)
+
+    monkeypatch.setattr(StaticResidual, "of", staticmethod(counted))
+    used = guard([LEFT, RIGHT], [LEFT, RIGHT])
+    asked.clear()
+    prompt = FramePrompt(LEFT, residual(LEFT))
+    first = used.evidence(0, prompt)
+    assert first.above_static is not None
+    assert bits.unpack(first.above_static)[LEFT].all()
+    again = used.evidence(0, prompt)
+    assert again.above_static is not None
+    np.testing.assert_array_equal(again.above_static.words, first.above_static.words)
+    assert len(asked) == 1
+    used.evidence(1, FramePrompt(RIGHT, residual(RIGHT)))
+    assert len(asked) == 2
 
 
 def test_without_residuals_a_video_is_believed_and_photos_need_the_coarse_mask() -> None:
