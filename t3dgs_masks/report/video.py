@@ -23,6 +23,9 @@ from t3dgs_masks.types import Image
 # PyAV's own errors are not all OSErrors.
 _WRITE_ERRORS = (OSError, FFmpegError)
 
+_WORTH_THREADS = 1 << 19
+"""Pixels of a frame: smaller ones take longer to hand out than to encode."""
+
 _BT709 = 1  # the number of that standard in H.264's colour tables
 
 
@@ -103,8 +106,12 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = ColorRange.MPEG
         if has_x264:
-            # With its macroblock tree, x264 gives small frames other bytes from run to run.
-            context.options = {"crf": "23", "preset": "veryfast", "x264-params": "mbtree=0"}
+            # With its macroblock tree, x264 gives small frames other bytes from run to run. Cuts and
+            # where to look back are what it thinks about in vain, in a few dozen frames of a scene.
+            params = "mbtree=0:scenecut=0:b-adapt=0"
+            context.options = {"crf": "23", "preset": "veryfast", "x264-params": params}
+            if stream.height * stream.width < _WORTH_THREADS:
+                context.thread_count = 1
         else:
             context.bit_rate = max(400_000, stream.height * stream.width * 4)
         return stream
