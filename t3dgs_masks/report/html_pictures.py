@@ -40,8 +40,8 @@ _STEPS = (
 )
 _RESIDUAL_QUALITY = 30
 _PORTRAIT_QUALITY = 60
-# WebP's, of 6. With 4, pictures are 4 to 6 % smaller than with 2 and take 2.5 times as long. With 1,
-# small ones are 15 % larger, and large ones 5 %, which are made in two thirds of the time.
+# WebP's, of 6. With 4, pictures are 4 to 6 % smaller than with 2 and take 2.5 times as long. With
+# 1, small ones are 15 % larger, and large ones 5 %, which are made in two thirds of the time.
 _EFFORT, _EFFORT_FOR_LARGE = 2, 1
 _LARGE = 1 << 17  # pixels
 

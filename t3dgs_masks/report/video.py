@@ -106,8 +106,8 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = ColorRange.MPEG
         if has_x264:
-            # With its macroblock tree, x264 gives small frames other bytes from run to run. Cuts and
-            # where to look back are what it thinks about in vain, in a few dozen frames of a scene.
+            # With its macroblock tree, x264 gives small frames other bytes from run to run. Looking
+            # for cuts and for the best order gains nothing in a few dozen frames of a scene.
             params = "mbtree=0:scenecut=0:b-adapt=0"
             context.options = {"crf": "23", "preset": "veryfast", "x264-params": params}
             if stream.height * stream.width < _WORTH_THREADS:

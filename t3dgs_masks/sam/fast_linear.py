@@ -46,12 +46,12 @@ class PackedLinear:
 
     @classmethod
     def of(cls, layer: nn.Linear) -> PackedLinear:
-        """That of a layer: the same one whenever it is asked for, so that its weight is packed
-        once."""
-        known = _OF_LAYERS.get(layer)
-        if known is None or known._weight is not layer.weight:
-            known = _OF_LAYERS[layer] = cls(layer.weight, layer.bias)
-        return known
+        """That of a layer: as long as its weight does not change, the same one whenever it is asked
+        for, so that the weight is packed once."""
+        known, state = _OF_LAYERS.get(layer), _state_of(layer.weight)
+        if known is None or known[0] != state:
+            known = _OF_LAYERS[layer] = (state, cls(layer.weight, layer.bias))
+        return known[1]
 
     def __call__(self, features: Tensor, then: Activation = "none") -> Tensor:
         """[..., C] float32 -> [..., L], with an activation applied."""
@@ -74,7 +74,13 @@ class PackedLinear:
         return self._packed
 
 
-_OF_LAYERS: WeakKeyDictionary[nn.Linear, PackedLinear] = WeakKeyDictionary()
+_State = tuple[int, int]
+_OF_LAYERS: WeakKeyDictionary[nn.Linear, tuple[_State, PackedLinear]] = WeakKeyDictionary()
+
+
+def _state_of(weight: Tensor) -> _State:
+    """Which tensor it is, and how often it was written to."""
+    return id(weight), 0 if weight.is_inference() else weight._version
 
 
 def row_products(first: Tensor, second: Tensor) -> Tensor:

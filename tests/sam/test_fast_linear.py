@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sam2.modeling.sam2_utils import MLP
 
 from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.devices import choose_precision
@@ -104,6 +105,44 @@ def test_tracked_logits_are_those_of_the_official_predictor(num_objects):
     assert max(differences) <= 0.02
 
 
+@torch.inference_mode()
+def test_an_activation_or_a_sum_goes_along():
+    features, others = torch.randn(2, 5, 7), torch.randn(2, 3, 5).transpose(1, 2)
+    layer = torch.nn.Linear(7, 3)
+    packed, expected = PackedLinear(layer.weight, layer.bias), layer(features)
+    for activation, function in {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}.items():
+        torch.testing.assert_close(packed(features, activation), function(expected))
+    torch.testing.assert_close(packed.added_to(others, features), others + expected)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.GELU, torch.nn.SiLU])
+@torch.inference_mode()
+def test_networks_of_linear_layers(activation, sigmoid):
+    network = MLP(5, 9, 3, num_layers=3, activation=activation, sigmoid_output=sigmoid)
+    features = torch.randn(4, 5)
+    expected = network(features)
+    with FastLinears(network).in_place():
+        assert ("forward" in vars(network)) == (activation is not torch.nn.SiLU)
+        torch.testing.assert_close(network(features), expected)
+
+
+def test_a_weight_is_packed_once_and_anew_when_it_has_changed():
+    layer, features = torch.nn.Linear(4, 3), torch.randn(2, 4)
+    first = PackedLinear.of(layer)
+    with torch.inference_mode():
+        first(features)
+    assert PackedLinear.of(layer) is first
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    assert PackedLinear.of(layer) is not first
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedLinear.of(layer)(features), layer(features))
+    layer.weight = torch.nn.Parameter(torch.randn(3, 4))
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedLinear.of(layer)(features), layer(features))
+
+
 @pytest.mark.parametrize("missing", ["all of it", "its order of weights"])
 @torch.inference_mode()
 def test_without_onednn_linear_maps_are_pytorchs_own(missing, monkeypatch):
@@ -116,7 +155,10 @@ def test_without_onednn_linear_maps_are_pytorchs_own(missing, monkeypatch):
     try:
         weight, bias, features = torch.randn(5, 4), torch.randn(5), torch.randn(2, 3, 4)
         expected = F.linear(features, weight, bias)
-        torch.testing.assert_close(PackedLinear(weight, bias)(features), expected)
+        packed = PackedLinear(weight, bias)
+        torch.testing.assert_close(packed(features), expected)
+        torch.testing.assert_close(packed(features, "gelu"), F.gelu(expected))
+        torch.testing.assert_close(packed.added_to(expected, features), 2 * expected)
     finally:
         monkeypatch.undo()
         is_available.cache_clear()
