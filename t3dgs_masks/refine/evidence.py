@@ -27,6 +27,7 @@ _CLEAR_RATIO = 1.25
 """Residuals say something if they are so much higher inside coarse masks than outside."""
 _LEVEL_FRAMES = 32
 _SAMPLES_PER_SIDE = 256
+_KEPT_FRAMES = 3  # 31 MB at 1080p
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,16 @@ def residual_levels(prompts: PromptSource, num_frames: int) -> ResidualLevels:
 class RememberedPrompts:
     """A `PromptSource` for those who go through a sequence frame by frame, together.
 
-    The last frame is kept, so that they read it once; the one that comes next in their direction is
-    read beside what they do with it. For one thread.
+    The last frames are kept, so that they read each once; the one that comes next in their
+    direction is read beside what they do with it. For one thread; others, who come along behind,
+    have `FollowedPrompts`.
     """
 
     def __init__(self, prompts: PromptSource, num_frames: int) -> None:
         self._prompts = prompts
         self._num_frames = num_frames
         self._last: tuple[int, FramePrompt] | None = None
+        self._kept: dict[int, FramePrompt] = {}  # the last few; never changed, but replaced
         self._ahead: tuple[int, Future[FramePrompt]] | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
@@ -154,4 +157,30 @@ class RememberedPrompts:
                 read = self._reader.submit(self._prompts.__getitem__, following)
                 self._ahead = following, read
             self._last = frame_idx, prompt
+            before = [item for item in self._kept.items() if item[0] != frame_idx]
+            self._kept = dict([*before[1 - _KEPT_FRAMES :], (frame_idx, prompt)])
         return self._last[1]
+
+    def kept(self, frame_idx: int) -> FramePrompt | None:
+        """The prompt of one of the last frames, for any thread; None if it is not kept."""
+        return self._kept.get(frame_idx)
+
+
+class FollowedPrompts:
+    """A `PromptSource` for other threads, who come along behind: what is kept is not read again.
+
+    Args:
+        prompts: of the sequence.
+        remembered: the same, for those who go first.
+    """
+
+    def __init__(self, prompts: PromptSource, remembered: RememberedPrompts) -> None:
+        self._prompts = prompts
+        self._remembered = remembered
+
+    @property
+    def has_residuals(self) -> bool:
+        return self._prompts.has_residuals
+
+    def __getitem__(self, frame_idx: int) -> FramePrompt:
+        return self._remembered.kept(frame_idx) or self._prompts[frame_idx]

@@ -12,7 +12,7 @@ from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.refine.conclusion import Concluded, Conclusion, FrameResult
-from t3dgs_masks.refine.evidence import RememberedPrompts, residual_levels
+from t3dgs_masks.refine.evidence import FollowedPrompts, RememberedPrompts, residual_levels
 from t3dgs_masks.refine.guard import Doubt, Guard
 from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.observer import EarlyFrames, RefineObserver, SilentObserver, Stage
@@ -144,13 +144,15 @@ def refine(
     if keeper.is_broken:
         log.observer.notice("the saved progress makes no sense: this run begins at the first frame")
     masklets = progress.masklets
-    at_hand = None if prompts is None else RememberedPrompts(prompts, last_frame + 1)
-    guard = None
-    if prompts is not None and at_hand is not None and config.guard == "auto":
-        levels = residual_levels(prompts, last_frame + 1)
-        guard = Guard(at_hand, levels, ordering or ASSUMED_ORDERED)
+    at_hand = followed = guard = None
+    if prompts is not None:
+        at_hand = RememberedPrompts(prompts, last_frame + 1)
+        followed = FollowedPrompts(prompts, at_hand)
+        if config.guard == "auto":
+            levels = residual_levels(prompts, last_frame + 1)
+            guard = Guard(at_hand, levels, ordering or ASSUMED_ORDERED)
     search = ProposalSearch(height, width, at_hand, proposer, config)
-    conclusion = Conclusion(masklets, prompts, config, last_frame + 1, guard)
+    conclusion = Conclusion(masklets, followed, config, last_frame + 1, guard)
     later_passes = (BackwardPass, FinalPass) if config.final_pass else (BackwardPass,)
     if progress.frames_done:
         log.observer.notice(_where(progress, [kind.stage for kind in later_passes], last_frame))

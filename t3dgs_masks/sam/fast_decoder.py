@@ -216,14 +216,17 @@ class _LookAtTokens:
 
     def added_to(self, image: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """[B or 1, T, C] of the image twice, [B, N, C] of the tokens twice -> [B, T, C]: the image
-        and what it saw."""
+        and what it saw, where the image was if there is one for each."""
         batch, count, _ = keys.shape
         looks = _mapped(self._keys(keys), self._queries)
         offsets = self._offsets(keys).transpose(1, 2).reshape(batch, -1, 1)  # [B, h * N, 1]
         scores = torch.baddbmm(offsets, looks, queries.mT.expand(batch, -1, -1))
         weights = torch.softmax(scores.view(batch * self._heads, count, -1), dim=1)
         results = _mapped(self._values(values), self._out).add_(self._bias)
-        return torch.baddbmm(image, weights.view_as(scores).mT, results)
+        weights = weights.view_as(scores).mT  # [B, T, h * N]
+        if len(image) == batch:
+            return image.baddbmm_(weights, results)
+        return torch.baddbmm(image, weights, results)
 
 
 class _SideBySideMlps:

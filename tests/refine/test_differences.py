@@ -321,9 +321,10 @@ def test_the_final_pass_can_be_left_out() -> None:
 
 
 def test_prompts_are_read_once_per_frame_and_pass() -> None:
-    prompts = ArrayPrompts([LEFT, NOTHING, RIGHT])
-    run(3, prompts, ScriptedProposer({0: [LEFT], 2: [RIGHT]}))
-    assert prompts.reads == [0, 1, 2, 0, 1, 2]  # forward and filter
+    prompts = ArrayPrompts([LEFT, NOTHING, RIGHT, NOTHING, NOTHING])
+    run(5, prompts, ScriptedProposer({0: [LEFT], 2: [RIGHT]}))
+    # Forward, and filter, where the last three are still at hand.
+    assert prompts.reads == [0, 1, 2, 3, 4, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from t3dgs_masks import bits
 from t3dgs_masks.refine.evidence import (
+    FollowedPrompts,
     FrameEvidence,
     RememberedPrompts,
     StaticResidual,
@@ -79,6 +80,23 @@ def test_those_who_look_at_one_frame_together_read_it_once() -> None:
     for frame_idx in (0, 0, 1, 1, 2, 2, 1, 0, 0):
         np.testing.assert_array_equal(remembered[frame_idx].coarse, prompts.coarse[frame_idx])
     assert prompts.reads == [0, 1, 2, 1, 0], "the next one is always read already"
+
+
+def test_those_behind_do_not_read_again_what_is_kept() -> None:
+    prompts = ArrayPrompts([box(0, 0, 2 + k, 5) for k in range(8)], [residual(LEFT)] * 8)
+    remembered = RememberedPrompts(prompts, 8)
+    followed = FollowedPrompts(prompts, remembered)
+    assert followed.has_residuals
+    for frame_idx in (0, 1, 2, 3, 4, 3):
+        assert followed[frame_idx].residual is not None
+        assert remembered[frame_idx] is not None
+        prompts.reads.clear()
+        for behind in (frame_idx, max(0, frame_idx - 1)):
+            assert followed[behind] is remembered.kept(behind)
+        assert frame_idx not in prompts.reads
+    np.testing.assert_array_equal(followed[0].coarse, prompts.coarse[0])
+    assert remembered.kept(0) is None
+    assert 0 in prompts.reads
 
 
 def test_a_prompt_that_cannot_be_read_is_told_when_it_is_due() -> None:
