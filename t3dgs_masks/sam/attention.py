@@ -12,6 +12,9 @@ Stock memory attention is most of what tracking costs on a CPU. Four things abou
   processor's caches where a batch does not.
 - Objects know nothing of each other, so each can have cores of its own (`side_by_side`).
 
+Where the order of sums is free, activations and residuals go along with linear maps as well
+(`fast_linear`).
+
 Nothing is approximated: results differ by the order of float32 sums (about 1e-6), as those of a
 batch do anyway. A lone object, which could have the stock network's result to the bit, gets it
 unless the order of sums is free (`devices.Precision`).

@@ -72,8 +72,8 @@ class Precision:
     autocast_dtype: torch.dtype | None = None  # None: float32 throughout
     tf32: bool = False
     reordered_sums: bool = False
-    """On CPUs: float32, but sums may be taken in the order that is fastest (`fast_linear`,
-    `fused_norms`), where it is otherwise that of the stock network."""
+    """On CPUs: float32, but sums may be taken in the order that is fastest (`fast_parts`,
+    `attention`), where it is otherwise that of the stock network."""
 
     @property
     def name(self) -> str:
