@@ -137,7 +137,7 @@ class RememberedPrompts:
     def __init__(self, prompts: PromptSource, num_frames: int) -> None:
         self._prompts = prompts
         self._num_frames = num_frames
-        self._last: tuple[int, FramePrompt] | None = None
+        self._at: int | None = None  # where they are
         self._kept: dict[int, FramePrompt] = {}  # the last few; never changed, but replaced
         self._ahead: tuple[int, Future[FramePrompt]] | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
@@ -147,19 +147,23 @@ class RememberedPrompts:
         return self._prompts.has_residuals
 
     def __getitem__(self, frame_idx: int) -> FramePrompt:
-        if self._last is None or self._last[0] != frame_idx:
-            ahead, self._ahead = self._ahead, None
-            is_read = ahead is not None and ahead[0] == frame_idx
-            prompt = ahead[1].result() if ahead and is_read else self._prompts[frame_idx]
-            backward = self._last is not None and self._last[0] > frame_idx
-            following = frame_idx + (-1 if backward else 1)
-            if 0 <= following < self._num_frames:
-                read = self._reader.submit(self._prompts.__getitem__, following)
-                self._ahead = following, read
-            self._last = frame_idx, prompt
-            before = [item for item in self._kept.items() if item[0] != frame_idx]
-            self._kept = dict([*before[1 - _KEPT_FRAMES :], (frame_idx, prompt)])
-        return self._last[1]
+        if frame_idx != self._at:
+            prompt = self._kept.get(frame_idx) or self._read(frame_idx)
+            others = [item for item in self._kept.items() if item[0] != frame_idx]
+            self._kept = dict([*others[1 - _KEPT_FRAMES :], (frame_idx, prompt)])
+            backward = self._at is not None and self._at > frame_idx
+            self._at = frame_idx
+            self._read_ahead(frame_idx + (-1 if backward else 1))
+        return self._kept[frame_idx]
+
+    def _read(self, frame_idx: int) -> FramePrompt:
+        ahead, self._ahead = self._ahead, None
+        is_read = ahead is not None and ahead[0] == frame_idx
+        return ahead[1].result() if ahead and is_read else self._prompts[frame_idx]
+
+    def _read_ahead(self, frame_idx: int) -> None:
+        if 0 <= frame_idx < self._num_frames and frame_idx not in self._kept:
+            self._ahead = frame_idx, self._reader.submit(self._prompts.__getitem__, frame_idx)
 
     def kept(self, frame_idx: int) -> FramePrompt | None:
         """The prompt of one of the last frames, for any thread; None if it is not kept."""

@@ -26,13 +26,18 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
-from t3dgs_masks.sam.fast_linear import Activation, PackedLinear, row_products
+from t3dgs_masks.sam.fast_linear import (
+    ACTIVATIONS,
+    Activation,
+    PackedLinear,
+    merged,
+    row_products,
+)
 from t3dgs_masks.sam.side_by_side import SideBySide
 from t3dgs_masks.sam.stand_ins import StandIns
 
@@ -198,7 +203,7 @@ class _StockMap:
             features = layer(features)
         if self._scale != 1.0:
             features = features.mul_(self._scale)
-        return F.relu(features, inplace=True) if then == "relu" else features
+        return ACTIVATIONS[then](features)
 
     def added_to(self, others: Tensor, features: Tensor) -> Tensor:
         return others + self(features)
@@ -218,9 +223,7 @@ class _Attention:
             query, value, out = stock.q_proj, stock.v_proj, stock.out_proj
             self.queries = PackedLinear(scale * query.weight.detach(), scale * query.bias.detach())
             self.keys = PackedLinear.of(stock.k_proj)
-            weight = out.weight.double() @ value.weight.double()
-            bias = out.weight.double() @ value.bias.double() + out.bias.double()
-            self.out = PackedLinear(weight.float().detach(), bias.float().detach())
+            self.out = merged((value.weight, value.bias), (out.weight, out.bias))
 
 
 class _Layer:

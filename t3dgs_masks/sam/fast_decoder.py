@@ -26,7 +26,7 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock, TwoWa
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
-from t3dgs_masks.sam.fast_linear import PackedLinear, can_be_fast
+from t3dgs_masks.sam.fast_linear import PackedLinear
 from t3dgs_masks.sam.fused_norms import over_last
 from t3dgs_masks.sam.stand_ins import StandIns
 
@@ -35,8 +35,8 @@ def fast_decoder(decoder: nn.Module) -> StandIns:
     """A mask decoder, to be computed so for a while.
 
     Args:
-        decoder: SAM2's, in eval mode, whose weights do not change any more. Another network, or one
-            that does not lie on a CPU in float32, stays as it is.
+        decoder: SAM2's, on a CPU in float32, in eval mode, whose weights do not change any more.
+            Another network stays as it is.
     """
     if not isinstance(decoder, MaskDecoder) or not _fits(decoder):
         return StandIns([])
@@ -49,8 +49,7 @@ def _fits(decoder: MaskDecoder) -> bool:
     kinds = [nn.ConvTranspose2d, LayerNorm2d, nn.GELU, nn.ConvTranspose2d, nn.GELU]
     doubling = [part for part in upscaling if isinstance(part, nn.ConvTranspose2d)]
     return (
-        can_be_fast(decoder)
-        and decoder.use_high_res_features
+        decoder.use_high_res_features
         and decoder.pred_obj_scores
         and type(transformer) is TwoWayTransformer
         and all(type(layer) is TwoWayAttentionBlock for layer in transformer.layers)

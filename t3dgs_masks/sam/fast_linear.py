@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from t3dgs_masks.sam.stand_ins import Method, StandIns
 
 Activation = Literal["none", "relu", "gelu"]
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda features: features,
     "relu": F.relu,
     "gelu": F.gelu,
@@ -56,7 +56,7 @@ class PackedLinear:
     def __call__(self, features: Tensor, then: Activation = "none") -> Tensor:
         """[..., C] float32 -> [..., L], with an activation applied."""
         if features.numel() == 0 or not is_available():
-            return _ACTIVATIONS[then](F.linear(features, self._weight, self._bias))
+            return ACTIVATIONS[then](F.linear(features, self._weight, self._bias))
         weight = self._in_order()
         return torch.ops.mkldnn._linear_pointwise(features, weight, self._bias, then, [], "none")
 
@@ -81,6 +81,26 @@ _OF_LAYERS: WeakKeyDictionary[nn.Linear, tuple[_State, PackedLinear]] = WeakKeyD
 def _state_of(weight: Tensor) -> _State:
     """Which tensor it is, and how often it was written to."""
     return id(weight), 0 if weight.is_inference() else weight._version
+
+
+def packed_layers(mlp: MLP) -> list[PackedLinear]:
+    """Those of SAM2's small networks, in order."""
+    return [PackedLinear.of(layer) for layer in mlp.layers if isinstance(layer, nn.Linear)]
+
+
+_Affine = tuple[Tensor, Tensor | None]
+"""[L, C] weight and [L] bias, float32."""
+
+
+def merged(first: _Affine, second: _Affine) -> PackedLinear:
+    """One map for two that follow each other with nothing between them, put together in double
+    precision."""
+    (before, offset), (after, bias) = (
+        (weight.detach().double(), weight.new_zeros(()) if bias is None else bias.detach())
+        for weight, bias in (first, second)
+    )
+    constant = after @ offset.double().expand(len(before)) + bias.double()
+    return PackedLinear((after @ before).float(), constant.float())
 
 
 def row_products(first: Tensor, second: Tensor) -> Tensor:
@@ -117,8 +137,8 @@ class FastLinears:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While the block runs, in inference mode, the layers compute so; hooks and all are as
-        ever. Blocks may be nested.
+        """While the block runs, in inference mode, the layers compute so. Hooks run as ever, but
+        for those of layers in SAM2's small networks (`MLP`). Blocks may be nested.
 
         Numbers below 1e-38 count as 0 there: a softmax over thousands of tokens makes many of them,
         and takes twice as long over it.
@@ -161,8 +181,8 @@ def _activation(module: nn.Module) -> Activation | None:
 
 
 def _fused_mlp(mlp: MLP, activation: Activation) -> Callable[[Tensor], Tensor]:
-    """[..., C] -> [..., L], as sam2_utils.py:MLP. Its layers' hooks do not run."""
-    *hidden, last = (PackedLinear.of(layer) for layer in mlp.layers)  # type: ignore[arg-type]
+    """[..., C] -> [..., L], as sam2_utils.py:MLP."""
+    *hidden, last = packed_layers(mlp)
 
     def forward(features: Tensor) -> Tensor:
         for layer in hidden:

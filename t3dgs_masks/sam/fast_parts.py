@@ -12,11 +12,12 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from t3dgs_masks.sam.compilation import is_compiled
 from t3dgs_masks.sam.fast_decoder import fast_decoder
-from t3dgs_masks.sam.fast_linear import FastLinears
+from t3dgs_masks.sam.fast_linear import FastLinears, can_be_fast
 from t3dgs_masks.sam.fast_projections import fast_projections
 from t3dgs_masks.sam.fused_norms import fused_norms
 from t3dgs_masks.sam.fuser_blocks import fast_fusers
 from t3dgs_masks.sam.hiera_blocks import fast_blocks
+from t3dgs_masks.sam.stand_ins import StandIns
 
 
 class FastParts:
@@ -31,14 +32,16 @@ class FastParts:
     def __init__(self, model: SAM2Base) -> None:
         compiled = model.image_encoder if is_compiled(model) else None
         self._linears = FastLinears(model, compiled)
-        self._others = [
-            fused_norms(model),
-            fast_projections(model, compiled),
-            fast_fusers(model),
-            fast_decoder(model.sam_mask_decoder),
-        ]
-        if compiled is None:
-            self._others.append(fast_blocks(model))
+        self._others: list[StandIns] = []
+        if can_be_fast(model):
+            self._others += [
+                fused_norms(model),
+                fast_projections(model, compiled),
+                fast_fusers(model),
+                fast_decoder(model.sam_mask_decoder),
+            ]
+            if compiled is None:
+                self._others.append(fast_blocks(model))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

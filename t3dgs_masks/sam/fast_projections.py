@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from sam2.modeling.backbones.image_encoder import FpnNeck
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
-from t3dgs_masks.sam.fast_linear import PackedLinear, can_be_fast
+from t3dgs_masks.sam.fast_linear import PackedLinear, merged
 from t3dgs_masks.sam.stand_ins import Method, StandIns
 
 _Map = Callable[[Tensor], Tensor]
@@ -27,18 +26,16 @@ def fast_projections(model: SAM2Base, left_alone: nn.Module | None = None) -> St
     """Those of a model's image and memory encoders, to be computed so for a while.
 
     Args:
-        model: any SAM2 model, in eval mode, whose weights do not change any more. One that does not
-            lie on a CPU in float32 stays as it is.
+        model: any SAM2 model on a CPU in float32, in eval mode, whose weights do not change any
+            more.
         left_alone: a part of it that stays as it is.
     """
-    if not can_be_fast(model):
-        return StandIns([])
     spared = set() if left_alone is None else set(left_alone.modules())
     maps: dict[nn.Module, _Map] = {}
     for part in (model.image_encoder.neck, model.memory_encoder):
         for module in part.modules():
             if _is_of_pixels(module) and module not in spared:
-                maps[module] = _as_linear(_weight(module), module.bias)
+                maps[module] = _of_pixels(PackedLinear(*_affine(module)))
     for first, second in _followed(model):
         if first in maps and _is_of_pixels(second):
             maps.update(_merged(first, second))
@@ -55,15 +52,14 @@ def _is_of_pixels(module: nn.Module) -> bool:
     )
 
 
-def _weight(convolution: nn.Module) -> Tensor:
-    """[L, C]."""
+def _affine(convolution: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """[L, C] and [L]."""
     assert isinstance(convolution, nn.Conv2d)
-    return convolution.weight.detach()[:, :, 0, 0]
+    return convolution.weight.detach()[:, :, 0, 0].contiguous(), convolution.bias
 
 
-def _as_linear(weight: Tensor, bias: Tensor | None) -> _Map:
-    """[B, C, h, w] -> [B, L, h, w]."""
-    linear = PackedLinear(weight.contiguous(), bias)
+def _of_pixels(linear: PackedLinear) -> _Map:
+    """[B, C, h, w] -> [B, L, h, w], a linear map of every pixel."""
 
     def forward(features: Tensor) -> Tensor:
         images = len(features)
@@ -84,7 +80,7 @@ def _followed(model: SAM2Base) -> list[tuple[nn.Module, nn.Module]]:
     # The neck's convolutions are listed from coarse to fine (image_encoder.py:FpnNeck.forward).
     levels = zip(list(neck.convs)[::-1], (decoder.conv_s0, decoder.conv_s1), strict=False)
     return [
-        (level[0], second)  # type: ignore[index]
+        (level.get_submodule("conv"), second)
         for index, (level, second) in enumerate(levels)
         if index not in neck.fpn_top_down_levels  # nothing is added in between
     ]
@@ -92,15 +88,7 @@ def _followed(model: SAM2Base) -> list[tuple[nn.Module, nn.Module]]:
 
 def _merged(first: nn.Module, second: nn.Module) -> dict[nn.Module, _Map]:
     """The first does the work of both, the second none."""
-    assert isinstance(first, nn.Conv2d)
-    assert isinstance(second, nn.Conv2d)
-    before, after = _weight(first).double(), _weight(second).double()
-    bias = torch.zeros(len(after), dtype=torch.float64)
-    if first.bias is not None:
-        bias += after @ first.bias.detach().double()
-    if second.bias is not None:
-        bias += second.bias.detach().double()
     return {
-        first: _as_linear((after @ before).float(), bias.float()),
+        first: _of_pixels(merged(_affine(first), _affine(second))),
         second: lambda features: features,
     }

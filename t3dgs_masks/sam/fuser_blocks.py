@@ -10,7 +10,7 @@ from __future__ import annotations
 from sam2.modeling.memory_encoder import CXBlock
 from torch import Tensor, nn
 
-from t3dgs_masks.sam.fast_linear import PackedLinear, can_be_fast
+from t3dgs_masks.sam.fast_linear import PackedLinear
 from t3dgs_masks.sam.fused_norms import over_last
 from t3dgs_masks.sam.stand_ins import Method, StandIns
 
@@ -19,17 +19,17 @@ def fast_fusers(network: nn.Module) -> StandIns:
     """All such blocks of a network, to be computed so for a while.
 
     Args:
-        network: any network, in eval mode, whose weights do not change any more. What does not lie
-            on a CPU in float32 stays as it is.
+        network: on a CPU in float32, in eval mode; its weights must not change any more.
     """
-    if not can_be_fast(network):
-        return StandIns([])
-    blocks = [block for block in network.modules() if type(block) is CXBlock]
-    forwards: list[Method] = [(block, "forward", _FastBlock(block)) for block in blocks]
+    forwards: list[Method] = [
+        (block, "forward", _FastFuser(block))
+        for block in network.modules()
+        if type(block) is CXBlock
+    ]
     return StandIns(forwards)
 
 
-class _FastBlock:
+class _FastFuser:
     """Stands in for the `forward` of a block."""
 
     def __init__(self, block: CXBlock) -> None:

@@ -24,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from sam2.modeling.backbones.hieradet import MultiScaleAttention, MultiScaleBlock
 from torch import Tensor, nn
 
-from t3dgs_masks.sam.fast_linear import PackedLinear, can_be_fast
+from t3dgs_masks.sam.fast_linear import PackedLinear, packed_layers
 from t3dgs_masks.sam.stand_ins import Method, StandIns
 
 
@@ -32,11 +32,8 @@ def fast_blocks(network: nn.Module) -> StandIns:
     """All blocks of Hiera in a network, to be computed so for a while.
 
     Args:
-        network: any network, in eval mode, whose weights do not change any more. What does not lie
-            on a CPU in float32 stays as it is.
+        network: on a CPU in float32, in eval mode; its weights must not change any more.
     """
-    if not can_be_fast(network):
-        return StandIns([])
     blocks = [block for block in network.modules() if _fits(block)]
     forwards: list[Method] = [(block, "forward", _FastBlock(block)) for block in blocks]
     return StandIns(forwards)
@@ -78,9 +75,8 @@ class _FastBlock:
         self._qkv = PackedLinear.of(block.attn.qkv)
         self._out = PackedLinear.of(block.attn.proj)
         self._head = block.dim_out // block.attn.num_heads
-        first, second = block.mlp.layers
-        self._mlp = PackedLinear.of(first), PackedLinear.of(second)  # type: ignore[arg-type]
-        self._widened = PackedLinear.of(block.proj) if block.dim != block.dim_out else None
+        self._widen, self._narrow = packed_layers(block.mlp)
+        self._shortcut = PackedLinear.of(block.proj) if block.dim != block.dim_out else None
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H', W', C'], as hieradet.py:MultiScaleBlock.forward."""
@@ -90,12 +86,11 @@ class _FastBlock:
             return type(block).forward(block, tokens)
         normed = block.norm1(tokens)
         shortcut = tokens
-        if self._widened is not None:
-            shortcut = self._widened(normed)
+        if self._shortcut is not None:
+            shortcut = self._shortcut(normed)
             shortcut = _pooled(shortcut) if block.q_stride else shortcut
         tokens = self._out.added_to(shortcut, self._attended(normed))
-        widen, narrow = self._mlp
-        return narrow.added_to(tokens, widen(block.norm2(tokens), "gelu"))
+        return self._narrow.added_to(tokens, self._widen(block.norm2(tokens), "gelu"))
 
     def _attended(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H', W', C'], before the attention's last linear map."""

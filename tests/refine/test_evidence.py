@@ -74,12 +74,15 @@ def test_residuals_that_say_nothing(prompts: ArrayPrompts, use: str) -> None:
 
 
 def test_those_who_look_at_one_frame_together_read_it_once() -> None:
-    prompts = ArrayPrompts([LEFT, RIGHT, BOTTOM])
-    remembered = RememberedPrompts(prompts, 3)
+    prompts = ArrayPrompts([LEFT, RIGHT, BOTTOM, NOTHING, LEFT])
+    remembered = RememberedPrompts(prompts, 5)
     assert not remembered.has_residuals
-    for frame_idx in (0, 0, 1, 1, 2, 2, 1, 0, 0):
+    for frame_idx in (0, 0, 1, 1, 2, 3, 4, 4, 3, 2):
         np.testing.assert_array_equal(remembered[frame_idx].coarse, prompts.coarse[frame_idx])
-    assert prompts.reads == [0, 1, 2, 1, 0], "the next one is always read already"
+    assert prompts.reads[:5] == [0, 1, 2, 3, 4]
+    for frame_idx in (1, 0, 0):
+        np.testing.assert_array_equal(remembered[frame_idx].coarse, prompts.coarse[frame_idx])
+    assert prompts.reads[5:] == [1, 0], "where they turn, the last three are still there"
 
 
 def test_those_behind_do_not_read_again_what_is_kept() -> None:

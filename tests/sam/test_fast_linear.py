@@ -11,7 +11,13 @@ from sam2.modeling.sam2_utils import MLP
 
 from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.devices import choose_precision
-from t3dgs_masks.sam.fast_linear import FastLinears, PackedLinear, is_available, row_products
+from t3dgs_masks.sam.fast_linear import (
+    FastLinears,
+    PackedLinear,
+    is_available,
+    merged,
+    row_products,
+)
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.official import OfficialTracker
 from t3dgs_masks.sam.tracker import Sam2Tracker
@@ -125,6 +131,15 @@ def test_networks_of_linear_layers(activation, sigmoid):
     with FastLinears(network).in_place():
         assert ("forward" in vars(network)) == (activation is not torch.nn.SiLU)
         torch.testing.assert_close(network(features), expected)
+
+
+@pytest.mark.parametrize("biases", [(True, True), (True, False), (False, True), (False, False)])
+@torch.inference_mode()
+def test_two_maps_with_nothing_between_them_are_one(biases):
+    first, second = torch.nn.Linear(5, 9, bias=biases[0]), torch.nn.Linear(9, 3, bias=biases[1])
+    features = torch.randn(2, 4, 5)
+    one = merged((first.weight, first.bias), (second.weight, second.bias))
+    torch.testing.assert_close(one(features), second(first(features)))
 
 
 def test_a_weight_is_packed_once_and_anew_when_it_has_changed():

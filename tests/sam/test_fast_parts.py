@@ -51,6 +51,14 @@ def test_a_compiled_image_encoder_is_left_alone():
         assert replaced(loaded.model.memory_encoder)
 
 
+def test_a_model_in_other_numbers_is_left_alone():
+    model = load_sam2("tiny-synthetic", device="cpu").model
+    model.to(torch.bfloat16)
+    before = replaced(model)
+    with FastParts(model).in_place():
+        assert replaced(model) == before
+
+
 @torch.inference_mode()
 def test_numbers_too_small_count_as_zero_inside_only():
     model = load_sam2("tiny-synthetic", device="cpu").model

@@ -110,13 +110,11 @@ def test_tokens_are_cut_into_the_windows_of_sam2(images, rows, columns, window):
     assert torch.equal(order[back], torch.arange(len(order)))
 
 
-def test_other_numbers_and_other_blocks_are_left_alone():
-    half = encoder().to(torch.bfloat16)
-    assert len(fast_blocks(half)) == 0
+def test_other_blocks_are_left_alone():
+    trunk = encoder()
 
-    class Other(type(encoder().blocks[0])):  # nothing is known about it
+    class Other(type(trunk.blocks[0])):  # nothing is known about it
         pass
 
-    trunk = encoder()
     trunk.blocks[0].__class__ = Other
     assert len(fast_blocks(trunk)) == len(trunk.blocks) - 1
