@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from selenium.webdriver.common.keys import Keys
 
 from t3dgs_masks import cli
 from t3dgs_masks.masks import encode
+from t3dgs_masks.report.html import read_page, render_page
+from t3dgs_masks.report.html_pictures import PictureCollector
 from t3dgs_masks.report.overlay import object_colour
+from t3dgs_masks.types import FramePrompt
 from tests.browser.browser import Page, chromium
 from tests.datasets.scenes_to_mask import HEIGHT, WIDTH
 from tests.results import patch, write_result
@@ -106,6 +110,35 @@ def test_it_opens_from_disk_without_a_word_or_a_request(page: Page) -> None:
     page.press(Keys.ARROW_RIGHT)
     assert page.messages() == []
     assert page.requests() == [page.path.absolute().as_uri()]
+
+
+def test_pictures_may_be_jpegs(chrome: webdriver.Chrome, result: Path) -> None:
+    """Those of large frames are."""
+    collector = PictureCollector(1, 360, 480)
+    collector.add_photo(0, np.full((360, 480, 3), (200, 120, 40), np.uint8))
+    dark = np.full((360, 480), 0.25, np.float32)
+    collector.add_prompt(0, FramePrompt(np.zeros((360, 480), bool), dark))
+    large = collector.collected().frames[0]
+    assert str(large.photo).startswith("/9j/")
+    assert str(large.residual).startswith("/9j/")
+    file = result / "report.html"
+    page = read_page(file.read_text())
+    assert page is not None
+    frames = tuple(replace(frame, photo=large.photo) for frame in page.frames)
+    file.write_text(render_page(replace(page, frames=frames)))
+    shown = Page(chrome, file)
+    shown.layers("photo")
+    assert picture(shown)[-1, -1] == pytest.approx((200, 120, 40), abs=4)
+    before = tuple(replace(frame, residual=None) for frame in frames)
+    after = tuple(replace(frame, residual=large.residual) for frame in frames)
+    drawn = []
+    for pictures in (before, after):
+        file.write_text(render_page(replace(page, frames=pictures)))
+        shown = Page(chrome, file)
+        shown.layers("residual")
+        drawn.append(picture(shown)[-1, -1])
+        assert shown.messages() == []
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() > 20
 
 
 def test_slider_keys_and_buttons_change_the_frame(page: Page) -> None:

@@ -18,10 +18,10 @@ from t3dgs_masks.types import BoolMask, FramePrompt, Image, Rle
 RNG = np.random.default_rng(3)
 
 
-def opened(content: str | None) -> np.ndarray:
+def opened(content: str | None, expected: str = "WEBP") -> np.ndarray:
     assert content is not None
     with PilImage.open(BytesIO(base64.b64decode(content))) as image:
-        assert image.format == "WEBP"
+        assert image.format == expected
         return np.asarray(image)
 
 
@@ -124,6 +124,34 @@ def test_three_hundred_frames_of_photographs_fit() -> None:
         collector.add_prompt(frame_idx, FramePrompt(coarse, residual))
         collector.add_frame(frame_idx, photos[frame_idx % 4], masks, masks if not frame_idx else ())
     assert characters(collector.collected()) < PICTURE_BUDGET
+
+
+def test_large_photos_are_jpegs_where_they_fit() -> None:
+    image, coarse = textured(360, 480), blob(360, 480, 0)
+    residual = np.linspace(0, 0.8, 360 * 480, dtype=np.float32).reshape(360, 480)
+
+    def collected(num_frames: int, budget: int) -> Pictures:
+        collector = PictureCollector(num_frames, 360, 480, budget=budget)
+        collector.add_prompt(0, FramePrompt(coarse, residual))
+        collector.add_frame(0, image, {1: encode(coarse)}, portraits_of=[1])
+        return collector.collected()
+
+    pictures = collected(1, PICTURE_BUDGET)
+    photo = opened(pictures.frames[0].photo, "JPEG")
+    assert photo.shape == image.shape
+    assert np.abs(photo.astype(int) - image).mean() < 12
+    shown = (opened(pictures.frames[0].residual, "JPEG") / 255.0) ** 2
+    halved = residual.reshape(180, 2, 240, 2).mean((1, 3))
+    assert shown.shape == halved.shape
+    assert np.abs(shown - halved).mean() < 0.02
+    assert pictures.residual_top == pytest.approx(0.796, abs=0.01)
+    assert opened(pictures.portraits[1]).shape == (136, 136, 3)
+    assert np.array_equal(raster(pictures.frames[0].coarse, (360, 480)), coarse)
+
+    for budget, kind in ((90_000, "JPEG"), (50_000, "JPEG"), (30_000, "WEBP")):
+        content = collected(1, budget).frames[0].photo or ""
+        assert 0.2 * budget < len(content) <= 0.6 * budget, "the photos' share"
+        opened(content, kind)
 
 
 def test_even_noise_keeps_to_a_budget() -> None:

@@ -192,6 +192,10 @@
   const CACHED = 48;
   const cache = new Map();
 
+  // All that begin with JPEG's marker are JPEG, and none of the others.
+  const url = (content) =>
+    `data:image/${content.startsWith("/9j/") ? "jpeg" : "webp"};base64,${content}`;
+
   function picture(kind, frame) {
     const content = data.frames[frame]?.[kind];
     if (!content) return Promise.resolve(null);
@@ -199,7 +203,7 @@
     let loading = cache.get(key);
     if (!loading) {
       const image = new Image();
-      image.src = `data:image/webp;base64,${content}`;
+      image.src = url(content);
       loading = image.decode().then(() => image, () => null);
       if (cache.size >= CACHED) cache.delete(cache.keys().next().value);
     } else {
@@ -497,7 +501,7 @@
     const portrait = row.querySelector(".portrait");
     if (item.portrait) {
       const image = portrait.querySelector("img");
-      image.src = `data:image/webp;base64,${item.portrait}`;
+      image.src = url(item.portrait);
       image.hidden = false;
     }
     portrait.addEventListener("click", () => {
