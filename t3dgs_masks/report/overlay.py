@@ -31,6 +31,7 @@ _FIRST_FURTHER_HUE = 0.67  # the one that keeps the next twelve farthest from th
 _REJECTED_LIGHT = (190, 190, 190)
 _REJECTED_DARK = (70, 70, 70)
 _HATCH_PERIOD_PX = 8
+_LABEL_STEPS = 64  # as finely is the longer side of an object searched for a place for its label
 
 
 def object_colour(object_id: int) -> tuple[int, int, int]:
@@ -49,6 +50,8 @@ def overlay_frame(
     image_rgb: Image,
     kept: Iterable[tuple[int, BoolMask]],
     rejected: Iterable[tuple[int, BoolMask]] = (),
+    *,
+    out: Image | None = None,
 ) -> Image:
     """Draw objects over a frame: kept ones tinted, rejected ones hatched in grey.
 
@@ -56,6 +59,7 @@ def overlay_frame(
         image_rgb: [H, W, 3] uint8; not changed.
         kept: object id and [H, W] bool mask, True = object.
         rejected: likewise.
+        out: where to draw; default: in an array of its own.
 
     Returns:
         [H, W, 3] uint8 RGB, every object outlined and labelled with its id.
@@ -63,7 +67,8 @@ def overlay_frame(
     Raises:
         ValueError: a mask is not of the size of the image.
     """
-    canvas = np.ascontiguousarray(image_rgb).copy()
+    canvas = np.empty(image_rgb.shape, np.uint8) if out is None else out
+    np.copyto(canvas, image_rgb)
     labels: list[tuple[str, tuple[int, int]]] = []
     # Rejected ones first: nothing may hide an object that counts.
     for object_id, mask in rejected:
@@ -105,34 +110,40 @@ def _tint(canvas: Image, shape: _Shape, colour: tuple[int, int, int]) -> None:
     part = canvas[shape.rows, shape.columns]
     # A pixel has one of 256 values a channel: looked up rather than computed.
     levels = np.arange(256)[:, None] * (1 - _TINT) + np.array(colour) * _TINT
-    tinted = cv2.LUT(part, levels.round().astype(np.uint8)[None])
-    part[...] = cv2.copyTo(tinted, shape.inside, part.copy())
+    cv2.copyTo(cv2.LUT(part, levels.round().astype(np.uint8)[None]), shape.inside, part)
 
 
 def _hatch(canvas: Image, shape: _Shape) -> None:
-    rows, columns = np.nonzero(shape.inside)
-    rows, columns = rows + shape.rows.start, columns + shape.columns.start
-    grey = canvas[rows, columns].mean(axis=1, keepdims=True)
-    on_line = ((rows + columns) % _HATCH_PERIOD_PX < 2)[:, None]
-    hatched = np.where(on_line, np.array(_REJECTED_LIGHT), grey * 0.5 + 64)
-    canvas[rows, columns] = hatched.round().astype(np.uint8)
+    part = canvas[shape.rows, shape.columns]
+    grey = cv2.transform(part, np.array([[*[0.5 / 3] * 3, 64.0]] * 3))  # the mean, darker
+    height, width = shape.inside.shape
+    sums = np.arange(height + width - 1) + shape.rows.start + shape.columns.start
+    lines = (sums % _HATCH_PERIOD_PX < 2).view(np.uint8)  # by row + column
+    on_line = np.lib.stride_tricks.sliding_window_view(lines, width)  # [h, w]
+    cv2.copyTo(grey, shape.inside, part)
+    cv2.copyTo(np.full_like(part, _REJECTED_LIGHT), shape.inside & on_line, part)
 
 
 def _outline(canvas: Image, shape: _Shape, colour: tuple[int, int, int]) -> None:
     contours, _ = cv2.findContours(
         shape.inside,
         cv2.RETR_CCOMP,
-        cv2.CHAIN_APPROX_NONE,
+        cv2.CHAIN_APPROX_SIMPLE,
         offset=(shape.columns.start, shape.rows.start),
     )
     cv2.drawContours(canvas, contours, -1, colour, _line_width(canvas))
 
 
 def _inner_point(shape: _Shape) -> tuple[int, int]:
-    """(x, y) of the pixel of an object that is farthest from its edge."""
-    depth = cv2.distanceTransform(np.pad(shape.inside, 1), cv2.DIST_L2, cv2.DIST_MASK_3)
+    """(x, y) of the pixel of an object that is farthest from its edge, or close to it."""
+    stride = max(1, max(shape.inside.shape) // _LABEL_STEPS)
+    sampled = shape.inside[::stride, ::stride]
+    if not sampled.any():  # it is that thin
+        stride, sampled = 1, shape.inside
+    depth = cv2.distanceTransform(np.pad(sampled, 1), cv2.DIST_L2, cv2.DIST_MASK_3)
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return shape.columns.start + int(column) - 1, shape.rows.start + int(row) - 1
+    x, y = stride * (int(column) - 1), stride * (int(row) - 1)
+    return shape.columns.start + x, shape.rows.start + y
 
 
 def _label(canvas: Image, text: str, centre_xy: tuple[int, int]) -> None:

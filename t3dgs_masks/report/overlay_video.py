@@ -3,18 +3,22 @@ can be drawn before the others are, and if it changes, its part alone is made ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
+
+import numpy as np
 
 from t3dgs_masks import masks
 from t3dgs_masks.refine.conclusion import FrameResult
 from t3dgs_masks.report.overlay import overlay_frame
-from t3dgs_masks.report.video import VideoWriter, cannot_write, join_videos
-from t3dgs_masks.types import FrameSequence, Image
+from t3dgs_masks.report.video import Picture, VideoWriter, cannot_write, join_videos
+from t3dgs_masks.types import BoolMask, FrameSequence, Image, Rle
 
 PART_FRAMES = 32
 """Each part begins with a whole picture, which costs bytes, and lets a player jump there."""
+_PREPARED_FRAMES = 8
+"""So many at most are drawn and wait for earlier ones, in each part."""
 _BYTES_IN_MEMORY = 32 << 20
 """Parts beyond wait for the others in files."""
 
@@ -33,10 +37,11 @@ class OverlayVideo:
         self, folder: Path, frames: FrameSequence, fps: float, is_wanted: Callable[[], bool]
     ) -> None:
         self._finished = _FinishedParts(folder)
+        painter = _Painter(frames)
         self._parts = [
             _Part(
                 self._finished,
-                frames,
+                painter,
                 range(start, min(start + PART_FRAMES, len(frames))),
                 fps,
                 is_wanted,
@@ -125,44 +130,49 @@ class _Part:
     def __init__(
         self,
         finished: _FinishedParts,
-        frames: FrameSequence,
+        painter: _Painter,
         span: range,
         fps: float,
         is_wanted: Callable[[], bool],
     ) -> None:
         self._finished = finished
-        self._frames = frames
+        self._painter = painter
         self._span = span
         self._fps = fps
         self._is_wanted = is_wanted
         self._known: dict[int, FrameResult] = {}
+        self._prepared: dict[int, tuple[FrameResult, Picture]] = {}  # of the next few frames
         self._shown: list[FrameResult] = []  # of the first frames of the span
         self._video: VideoWriter | None = None  # None: not begun, or finished
-        self._drawing = Lock()
+        self._encoding = Lock()
 
     def show(self, frame_idx: int, result: FrameResult) -> None:
+        # Drawing is for all who come by; only encoding has to go frame by frame.
+        if self._is_wanted() and len(self._prepared) < _PREPARED_FRAMES:
+            self._prepared[frame_idx] = self._prepare(frame_idx, result)
         self._known[frame_idx] = result
-        # Who is drawing goes on with this frame when it comes to it; if that was about to stop,
+        # Who is encoding goes on with this frame when it comes to it; if that was about to stop,
         # the second look sees it.
-        while self._is_due() and self._drawing.acquire(blocking=False):
+        while self._is_due() and self._encoding.acquire(blocking=False):
             try:
-                self._draw()
+                self._encode()
             finally:
-                self._drawing.release()
+                self._encoding.release()
 
     def shows(self, results: Sequence[FrameResult]) -> bool:
         return self._shown == [results[t] for t in self._span] and self._video is None
 
     def complete(self, results: Sequence[FrameResult]) -> None:
-        with self._drawing:
+        with self._encoding:
             wanted = [results[t] for t in self._span]
             if self._video is None or self._shown != wanted[: len(self._shown)]:
                 self._begin_anew()
             self._known = dict(zip(self._span, wanted, strict=True))
-            self._draw()
+            self._encode()
 
     def drop(self) -> None:
-        with self._drawing:
+        with self._encoding:
+            self._prepared.clear()
             self._begin_anew()
 
     def _next(self) -> int:
@@ -177,15 +187,20 @@ class _Part:
             self._video.drop()
             self._video = None
 
-    def _draw(self) -> None:
-        """Draw the frames that are known, as far as none is missing."""
+    def _prepare(self, frame_idx: int, result: FrameResult) -> tuple[FrameResult, Picture]:
+        return result, self._painter.picture(frame_idx, result)
+
+    def _encode(self) -> None:
+        """Encode the frames that are known, as far as none is missing."""
         while self._is_due():
             frame_idx = self._next()
             if self._video is None:
-                height, width = self._frames.height, self._frames.width
-                self._video = VideoWriter(self._fps, height, width)
+                self._video = VideoWriter(self._fps, *self._painter.size)
             result = self._known[frame_idx]
-            self._video.push(_drawn(self._frames[frame_idx], result))
+            prepared = self._prepared.pop(frame_idx, None)
+            if prepared is None or prepared[0] != result:
+                prepared = self._prepare(frame_idx, result)
+            self._video.push(prepared[1])
             self._shown.append(result)
             if frame_idx == self._span[-1]:
                 video, self._video = self._video.finish(), None
@@ -196,9 +211,33 @@ class _Part:
                     raise
 
 
-def _drawn(image: Image, result: FrameResult) -> Image:
-    return overlay_frame(
-        image,
-        kept=((object_id, masks.decode(mask)) for object_id, mask in result.kept.items()),
-        rejected=((object_id, masks.decode(mask)) for object_id, mask in result.rejected.items()),
-    )
+class _Painter:
+    """Draws results on their frames; for several threads at once.
+
+    What each draws in is kept: to get so much memory takes a third as long as to draw.
+    """
+
+    def __init__(self, frames: FrameSequence) -> None:
+        self._frames = frames
+        self._of_thread = local()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), pixels."""
+        return self._frames.height, self._frames.width
+
+    def picture(self, frame_idx: int, result: FrameResult) -> Picture:
+        kept, rejected = _decoded(result.kept), _decoded(result.rejected)
+        return Picture.of(
+            overlay_frame(self._frames[frame_idx], kept, rejected, out=self._canvas())
+        )
+
+    def _canvas(self) -> Image:
+        canvas: Image | None = getattr(self._of_thread, "canvas", None)
+        if canvas is None:
+            canvas = self._of_thread.canvas = np.empty((*self.size, 3), np.uint8)
+        return canvas
+
+
+def _decoded(found: Mapping[int, Rle]) -> Iterator[tuple[int, BoolMask]]:
+    return ((object_id, masks.decode(mask)) for object_id, mask in found.items())

@@ -63,6 +63,44 @@ def test_a_rejected_object_is_hatched_in_grey() -> None:
     assert np.array_equal(drawn[~mask], image[~mask])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_hatching_is_that_of_the_frame(order):
+    """Lines go on from one object to the next, wherever their boxes begin."""
+    image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    mask = np.asarray(disc(43, 71, 25)[:90, :120], order=order)
+    drawn = image.copy()
+    shape = overlay._seen(mask, drawn)
+    assert shape is not None
+    overlay._hatch(drawn, shape)
+    expected = image.astype(float)
+    for row, column in zip(*np.nonzero(mask), strict=True):
+        on_line = (row + column) % 8 < 2
+        expected[row, column] = 190 if on_line else image[row, column].mean() / 2 + 64
+    assert np.abs(drawn - expected).max() <= 1
+    assert np.array_equal(drawn[~mask], image[~mask])
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 40])
+def test_the_place_for_a_label_is_on_the_object(thickness):
+    """Also where sampling misses all of it: a line between two samples."""
+    mask = np.zeros((400, 300), bool)
+    mask[10:390, 101 : 101 + thickness] = True
+    shape = overlay._seen(mask, np.zeros((400, 300, 3), np.uint8))
+    assert shape is not None
+    x, y = overlay._inner_point(shape)
+    assert mask[y, x]
+    depth = min(x - 100, 101 + thickness - x)
+    assert depth >= thickness / 2 - 6, "or close to the deepest one"
+
+
+def test_drawing_in_given_memory() -> None:
+    image, mask, memory = grey(), disc(60, 80, 40), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    drawn = overlay_frame(image, [(5, mask)], out=memory)
+    assert drawn is memory
+    assert np.array_equal(drawn, overlay_frame(image, [(5, mask)]))
+    assert np.array_equal(image, grey())
+
+
 def test_a_rejected_object_never_hides_a_kept_one() -> None:
     mask = disc(60, 80, 40)
     drawn = overlay_frame(grey(), [(0, disc(60, 80, 20))], [(1, mask)])

@@ -128,10 +128,38 @@ def test_a_part_goes_on_where_it_stands(tmp_path: Path) -> None:
     video = OverlayVideo(tmp_path, frames, 10, lambda: True)
     for t in (0, 1, 3):
         video.show(t, RESULTS[t])
-    assert frames.reads == [0, 1], "frame 3 waits for frame 2"
     assert video.parts_to_complete(RESULTS) == [0, 1, 2]
     video.complete(0, RESULTS)
-    assert frames.reads == [0, 1, 2, 3]
+    assert frames.reads == [0, 1, 3, 2], "frame 3 was drawn, and waited for frame 2"
+
+
+def test_what_was_drawn_early_and_has_changed_is_drawn_again(tmp_path: Path) -> None:
+    frames = GreyFrames()
+    video = OverlayVideo(tmp_path, frames, 10, lambda: True)
+    for t in (2, 3):
+        video.show(t, result(t, shift=9 if t == 3 else 0))
+    assert frames.reads == [2, 3], "both wait for the frames before them"
+    video.complete(0, RESULTS)
+    assert sorted(frames.reads[2:]) == [0, 1, 3]
+    for part in (1, 2):
+        video.complete(part, RESULTS)
+    video.join(tmp_path / "overlay.mp4")
+    (tmp_path / "late").mkdir()
+    assert (tmp_path / "overlay.mp4").read_bytes() == completed(tmp_path / "late")
+
+
+def test_few_pictures_wait_for_earlier_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay_video, "_PREPARED_FRAMES", 2)
+    frames = GreyFrames()
+    video = OverlayVideo(tmp_path, frames, 10, lambda: True)
+    for t in (3, 2, 1):
+        video.show(t, RESULTS[t])
+    assert frames.reads == [3, 2]
+    video.show(0, RESULTS[0])
+    assert sorted(frames.reads) == [0, 1, 2, 3]
+    assert video.parts_to_complete(RESULTS) == [1, 2]
 
 
 def test_what_is_not_wanted_any_more_is_left(tmp_path: Path) -> None:

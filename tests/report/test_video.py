@@ -12,9 +12,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 
 from t3dgs_masks import UserError
-from t3dgs_masks.report.video import VideoWriter, join_videos
+from t3dgs_masks.report.video import Picture, VideoWriter, join_videos
 
 HEIGHT, WIDTH = 120, 160
 
@@ -26,7 +27,7 @@ def grey(level: int = 100) -> np.ndarray:
 def encoded(frames: Sequence[np.ndarray], fps: float = 10) -> bytes:
     writer = VideoWriter(fps, *frames[0].shape[:2])
     for frame in frames:
-        writer.push(frame)
+        writer.push(Picture.of(frame))
     return writer.finish()
 
 
@@ -90,6 +91,33 @@ def test_odd_sizes_are_padded_by_their_last_row_and_column(height: int, width: i
     assert np.abs(frames[0][-1, -1] - np.array((200, 90, 40))).max() < 12
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63), (1, 2)])
+def test_a_picture_is_the_image_in_bt709(height: int, width: int) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Picture.of(image)
+    assert picture.size == (height, width)
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") / 255
+    rows, columns = even.shape[:2]
+    luma = even @ (0.2126, 0.7152, 0.0722)
+    assert np.abs(picture.planes[:rows] - (16 + 219 * luma)).max() <= 1
+    halved = even.reshape(rows // 2, 2, columns // 2, 2, 3).mean(axis=(1, 3))
+    luma = halved @ (0.2126, 0.7152, 0.0722)
+    blue = 128 + 224 * (halved[..., 2] - luma) / 1.8556
+    red = 128 + 224 * (halved[..., 0] - luma) / 1.5748
+    chroma = picture.planes[rows:].reshape(2, rows // 2, columns // 2)
+    assert np.abs(chroma - [blue, red]).max() <= 1
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
+def test_colours_are_those_of_ffmpeg(colour: tuple[int, int, int]) -> None:
+    image = np.full((32, 48, 3), colour, np.uint8)
+    expected = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+    )
+    difference = np.abs(Picture.of(image).planes.astype(int) - expected.to_ndarray())
+    assert difference.max() <= 1
+
+
 @pytest.mark.parametrize("fps", [0.5, 1, 23.976, 29.97, 59.94, 120])
 def test_the_frame_rate_is_kept(fps: float) -> None:
     video = decoded(encoded([grey(level * 20) for level in range(4)], fps))
@@ -114,14 +142,14 @@ def test_an_impossible_frame_rate_is_a_user_error(fps: float) -> None:
 
 def test_a_frame_of_another_size_is_refused() -> None:
     writer = VideoWriter(10, HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match="frame of shape"):
-        writer.push(np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8))
+    with pytest.raises(ValueError, match="frame of size"):
+        writer.push(Picture.of(np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8)))
     writer.drop()
 
 
 def test_frames_that_no_encoder_takes_are_a_user_error() -> None:
     def begin() -> None:
-        VideoWriter(10, 2, 40_000).push(np.zeros((2, 40_000, 3), np.uint8))
+        VideoWriter(10, 2, 40_000).push(Picture.of(np.zeros((2, 40_000, 3), np.uint8)))
 
     with pytest.raises(UserError, match=r"cannot encode the video: .*; --no-overlay leaves"):
         begin()
@@ -131,7 +159,7 @@ def test_frames_that_no_encoder_takes_are_a_user_error() -> None:
 def test_a_video_can_be_dropped(num_pushed: int) -> None:
     writer = VideoWriter(10, HEIGHT, WIDTH)
     for _ in range(num_pushed):
-        writer.push(grey())
+        writer.push(Picture.of(grey()))
     writer.drop()
     writer.drop()
 
