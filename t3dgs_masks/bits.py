@@ -102,9 +102,21 @@ def columns_first(mask: BoolMask) -> NDArray[np.uint8]:
     pixels = mask.view(np.uint8)
     if pixels.flags.f_contiguous:
         return pixels.T
-    turned = np.empty(mask.shape[::-1], dtype=np.uint8)
+    return _transposed(np.ascontiguousarray(pixels))
+
+
+def rows_first(mask: BoolMask) -> NDArray[np.uint8]:
+    """[H, W] bool -> [H, W] uint8 in {0, 1}, rows of it contiguous."""
+    pixels = mask.view(np.uint8)
+    if pixels.flags.f_contiguous and not pixels.flags.c_contiguous:
+        return _transposed(pixels.T)
+    return np.ascontiguousarray(pixels)
+
+
+def _transposed(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    turned = np.empty(pixels.shape[::-1], dtype=np.uint8)
     # An order of magnitude faster than what numpy does.
-    cv2.transpose(np.ascontiguousarray(pixels), turned)
+    cv2.transpose(pixels, turned)
     return turned
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from t3dgs_masks.bits import columns_first, run_pixels
+from t3dgs_masks.bits import columns_first, rows_first, run_pixels
 from t3dgs_masks.types import BoolMask, Rle
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -29,7 +29,7 @@ class TransientMask:
 
     def static(self) -> NDArray[np.uint8]:
         """[H, W] uint8 as it goes to disk: 255 = static (keep), 0 = transient (ignore)."""
-        return np.where(self.pixels, np.uint8(0), np.uint8(255))
+        return np.where(rows_first(self.pixels), np.uint8(0), np.uint8(255))
 
 
 def iou(first: BoolMask, second: BoolMask) -> float:

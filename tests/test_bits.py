@@ -30,6 +30,17 @@ def test_there_and_back(mask) -> None:
     assert bits.pack(np.repeat(mask, 2, axis=0)[::2]) == packed
 
 
+@given(any_mask)
+def test_bytes_in_either_order(mask) -> None:
+    for given_mask in (mask, np.asfortranarray(mask), np.repeat(mask, 2, axis=1)[:, ::2]):
+        by_rows, by_columns = bits.rows_first(given_mask), bits.columns_first(given_mask)
+        assert by_rows.dtype == by_columns.dtype == np.uint8
+        assert by_rows.flags.c_contiguous
+        assert by_columns.flags.c_contiguous
+        assert np.array_equal(by_rows, mask)
+        assert np.array_equal(by_columns, mask.T)
+
+
 @given(two_masks)
 def test_operators(pair) -> None:
     first, second = pair

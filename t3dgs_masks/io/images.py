@@ -254,7 +254,7 @@ def read_rgb(path: Path, *, upright: bool = True) -> Image:
             return np.repeat(grey[:, :, None], 3, axis=2)
         if image.mode in ("RGBa", "La"):  # premultiplied: Pillow knows no direct way to RGB
             image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_planes(path: Path) -> Planes:
