@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 
-from t3dgs_masks.refine.observer import RefineObserver, Stage
+from t3dgs_masks.refine.observer import PassesOn, RefineObserver, Stage
 
 _EVERY_FRAMES = 32
 """It takes a few milliseconds."""
@@ -31,7 +31,7 @@ def _trim() -> Callable[[int], int] | None:
         return None
 
 
-class GivesBackMemory:
+class GivesBackMemory(PassesOn):
     """A `RefineObserver` that passes on what it is told, and gives back memory now and then.
 
     Args:
@@ -42,23 +42,17 @@ class GivesBackMemory:
     def __init__(
         self, observer: RefineObserver, give_back: Callable[[], object] = give_back_memory
     ) -> None:
-        self._observer = observer
+        super().__init__(observer)
         self._give_back = give_back
         self._frames_since = 0
 
-    def stage_started(self, stage: Stage, num_frames: int) -> None:
-        self._observer.stage_started(stage, num_frames)
-
     def frame_done(self, stage: Stage, frame_idx: int, num_objects: int) -> None:
-        self._observer.frame_done(stage, frame_idx, num_objects)
+        super().frame_done(stage, frame_idx, num_objects)
         self._frames_since += 1
         if self._frames_since == _EVERY_FRAMES:
             self._frames_since = 0
             self._give_back()
 
     def stage_finished(self, stage: Stage) -> None:
-        self._observer.stage_finished(stage)
+        super().stage_finished(stage)
         self._give_back()
-
-    def notice(self, text: str) -> None:
-        self._observer.notice(text)

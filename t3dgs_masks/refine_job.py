@@ -35,8 +35,8 @@ from t3dgs_masks.io.outputs import (
 )
 from t3dgs_masks.io.progress_file import ProgressFile
 from t3dgs_masks.io.prompts import Prompts, open_prompts
-from t3dgs_masks.io.threads import in_threads
-from t3dgs_masks.refine.observer import EarlyFrames
+from t3dgs_masks.io.threads import in_threads, one_thread_for_opencv
+from t3dgs_masks.refine.observer import EarlyFrames, RefineObserver
 from t3dgs_masks.refine.ordering import Ordering, judge_ordering
 from t3dgs_masks.refine.pipeline import RefineResult, refine
 from t3dgs_masks.refine.resume import ProgressStore
@@ -61,7 +61,7 @@ from t3dgs_masks.sam.checkpoints import (
 )
 from t3dgs_masks.sam.compilation import compile_image_encoder
 from t3dgs_masks.sam.counters import NetworkCounter
-from t3dgs_masks.sam.devices import set_threads
+from t3dgs_masks.sam.devices import resolve_device, set_threads
 from t3dgs_masks.sam.download import file_sha256
 from t3dgs_masks.sam.memory import FrameFeatureCache
 from t3dgs_masks.sam.official import OfficialTracker
@@ -69,6 +69,7 @@ from t3dgs_masks.sam.out_of_memory import is_out_of_memory
 from t3dgs_masks.sam.proposer import Sam1Proposer, Sam2Proposer
 from t3dgs_masks.sam.tracker import Sam2Tracker
 from t3dgs_masks.settings_checks import check_refine
+from t3dgs_masks.side_works import SideWorks
 from t3dgs_masks.types import (
     FrameSequence,
     PromptSource,
@@ -181,9 +182,15 @@ def _make(
 ) -> tuple[RefineOutcome, RunSummary]:
     """Run the algorithm, from where an interrupted run stopped, and publish the result."""
     settings, inputs, frames = job.settings, job.inputs, job.inputs.frames
-    page = PageRecorder(len(frames), frames.height, frames.width) if settings.html_report else None
     set_threads(settings.threads)
-    with RichProgress() as progress:
+    with (
+        RichProgress() as progress,
+        one_thread_for_opencv(),
+        _side_works(settings, frames).in_use() as side_works,
+    ):
+        page = None
+        if settings.html_report:
+            page = PageRecorder(len(frames), frames.height, frames.width, side_works.of_page)
         store = open_run_progress(
             job.folder, job.identity, settings, (frames.height, frames.width), progress.notice
         )
@@ -194,14 +201,17 @@ def _make(
         ):
             with (
                 _memory_advice(),
-                ResultWriter(staged, frames, _overlay_fps(settings, frames), progress) as writer,
+                _result_writer(settings, frames, staged, progress, side_works) as writer,
             ):
                 read = frames if page is None else page.watched_frames(frames)
                 networks = _load_networks(settings, read, progress)
                 if adapt_networks is not None:
                     adapt_networks(networks)
                 figures = RunFigures(store, networks.counter.calls, job.begin)
-                result = _run_algorithm(settings, inputs, networks, progress, page, store, writer)
+                observer = side_works.observer(GivesBackMemory(progress))
+                result = _run_algorithm(
+                    settings, inputs, networks, progress, observer, page, store, writer
+                )
                 writer.complete(result)
             writing = time.perf_counter()
             staged.write_masklets(_records(result))
@@ -228,6 +238,21 @@ def _make(
             staged.publish()
     summary = _summary(result, report, settings)
     return RefineOutcome(settings.result_dir, result, report), summary
+
+
+def _side_works(settings: RefineSettings, frames: SourceFrames) -> SideWorks:
+    return SideWorks.for_network(resolve_device(settings.device), frames.height, frames.width)
+
+
+def _result_writer(
+    settings: RefineSettings,
+    frames: SourceFrames,
+    staged: StagedResult,
+    progress: RichProgress,
+    side_works: SideWorks,
+) -> ResultWriter:
+    fps = _overlay_fps(settings, frames)
+    return ResultWriter(staged, frames, fps, progress, side_works.of_results)
 
 
 def _is_done(folder: ResultFolder, identity: RunIdentity, settings: RefineSettings) -> bool:
@@ -402,6 +427,7 @@ def _run_algorithm(
     inputs: _Inputs,
     networks: Networks,
     progress: RichProgress,
+    observer: RefineObserver,
     page: PageRecorder | None,
     store: ProgressStore,
     early: EarlyFrames,
@@ -422,7 +448,7 @@ def _run_algorithm(
             proposer=networks.proposer,
             tracker=networks.tracker,
             config=settings.algorithm,
-            observer=GivesBackMemory(progress),
+            observer=observer,
             ordering=ordering,
             store=store,
             early=early,

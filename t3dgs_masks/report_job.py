@@ -33,7 +33,7 @@ from t3dgs_masks.io.outputs import (
 )
 from t3dgs_masks.io.prompts import open_prompts, same_proportions
 from t3dgs_masks.io.publish import MASKLETS
-from t3dgs_masks.io.threads import Beside
+from t3dgs_masks.io.side_work import SideWork
 from t3dgs_masks.report.html import Cleanup, ReportObject, ReportPage, read_page, render_page
 from t3dgs_masks.report.html_pictures import FramePictures, PictureCollector, Pictures
 from t3dgs_masks.report.progress import RichProgress
@@ -65,24 +65,31 @@ _CALL_NAMES = {
 
 
 class PageRecorder:
-    """Collects the pictures of a refine while it reads frames and prompts anyway, beside it."""
+    """Collects the pictures of a refine while it reads frames and prompts anyway.
 
-    def __init__(self, num_frames: int, height: int, width: int) -> None:
+    Args:
+        num_frames: length of the sequence.
+        height: of the frames, pixels.
+        width: likewise.
+        side_work: makes the pictures.
+    """
+
+    def __init__(self, num_frames: int, height: int, width: int, side_work: SideWork) -> None:
         self._pictures = PictureCollector(num_frames, height, width)
-        self._beside = Beside()
+        self._side_work = side_work
         self._best: dict[int, int] = {}
 
     def watched_frames(self, frames: FrameSequence) -> FrameSequence:
         """The same frames; each is taken for the page when it is first read."""
-        return _WatchedFrames(frames, self._pictures, self._beside)
+        return _WatchedFrames(frames, self._pictures, self._side_work)
 
     def watched(self, prompts: PromptSource) -> PromptSource:
         """The same prompts; each is taken for the page when it is first read."""
-        return _WatchedPrompts(prompts, self._pictures, self._beside)
+        return _WatchedPrompts(prompts, self._pictures, self._side_work)
 
     def expect(self, records: Sequence[MaskletRecord]) -> None:
         """Learn which objects there are; before the first frame."""
-        self._beside.finish()
+        self._side_work.finish()
         self._pictures.expect_masks(sum(len(record.segmentations) for record in records))
         self._best = best_frames(records)
 
@@ -132,10 +139,12 @@ class PageRecorder:
 class _WatchedFrames:
     """A `FrameSequence` that shows every frame to the collector when it is first read."""
 
-    def __init__(self, frames: FrameSequence, pictures: PictureCollector, beside: Beside) -> None:
+    def __init__(
+        self, frames: FrameSequence, pictures: PictureCollector, side_work: SideWork
+    ) -> None:
         self._frames = frames
         self._pictures = pictures
-        self._beside = beside
+        self._side_work = side_work
         self._seen: set[int] = set()
 
     @property
@@ -157,17 +166,19 @@ class _WatchedFrames:
         image = self._frames[frame_idx]
         if frame_idx not in self._seen:
             self._seen.add(frame_idx)
-            self._beside.do(partial(self._pictures.add_photo, frame_idx, image))
+            self._side_work.do(partial(self._pictures.add_photo, frame_idx, image))
         return image
 
 
 class _WatchedPrompts:
     """A `PromptSource` that shows every prompt to the collector when it is first read."""
 
-    def __init__(self, prompts: PromptSource, pictures: PictureCollector, beside: Beside) -> None:
+    def __init__(
+        self, prompts: PromptSource, pictures: PictureCollector, side_work: SideWork
+    ) -> None:
         self._prompts = prompts
         self._pictures = pictures
-        self._beside = beside
+        self._side_work = side_work
         self._seen: set[int] = set()
 
     @property
@@ -178,7 +189,7 @@ class _WatchedPrompts:
         prompt = self._prompts[frame_idx]
         if frame_idx not in self._seen:
             self._seen.add(frame_idx)
-            self._beside.do(partial(self._pictures.add_prompt, frame_idx, prompt))
+            self._side_work.do(partial(self._pictures.add_prompt, frame_idx, prompt))
         return prompt
 
 

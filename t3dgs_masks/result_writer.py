@@ -1,4 +1,4 @@
-"""Masks and overlay of a result, written beside the network.
+"""Masks and overlay of a result, written while the network is still at work on other frames.
 
 Which objects are kept is known when all frames are. Until then the writer goes by what the
 result on a frame will probably be, as soon as the last pass has left it; in the end it compares,
@@ -8,20 +8,18 @@ and does again what has turned out otherwise. What is written is the same in any
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 
 from t3dgs_masks.io.outputs import StagedResult
+from t3dgs_masks.io.side_work import SideWork
 from t3dgs_masks.io.threads import in_threads
 from t3dgs_masks.refine.conclusion import FrameResult
 from t3dgs_masks.refine.pipeline import RefineResult
 from t3dgs_masks.report.overlay_video import OverlayVideo
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.types import FrameSequence
-
-_EARLY_WORKERS = 2  # more would take the interpreter from those who keep the network busy
 
 
 class ResultWriter:
@@ -34,6 +32,7 @@ class ResultWriter:
         frames: of the sequence, at the size of its masks.
         fps: of the overlay; None: there is none.
         progress: shows what is waited for.
+        side_work: writes what can be written early.
     """
 
     def __init__(
@@ -42,6 +41,7 @@ class ResultWriter:
         frames: FrameSequence,
         fps: float | None,
         progress: RichProgress,
+        side_work: SideWork,
     ) -> None:
         self._staged = staged
         self._size = frames.height, frames.width
@@ -52,13 +52,12 @@ class ResultWriter:
             self._overlay = OverlayVideo(parts, frames, fps, lambda: not self._is_stopped)
         self._progress = progress
         self._written: dict[int, FrameResult] = {}
-        self._pool = ThreadPoolExecutor(_EARLY_WORKERS, thread_name_prefix="early")
-        self._early: deque[Future[None]] = deque()
+        self._side_work = side_work
         self._is_stopped = False
         self.seconds = 0.0
         """That others waited for the writer."""
         self.frames_written_late = 0
-        """Masks that were not written beside the network, or had turned out otherwise."""
+        """Masks that were not written early, or had turned out otherwise."""
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -70,11 +69,14 @@ class ResultWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._is_stopped = True
-        self._pool.shutdown(cancel_futures=True)
+        if error is None:
+            self._side_work.finish()
+        else:
+            self._side_work.drop()
         if self._overlay is not None:
             self._overlay.drop()
 
-    # --- beside the last pass
+    # --- along with the last pass
 
     def frame_left(self, frame_idx: int, look: Callable[[], FrameResult]) -> None:
         """See `EarlyFrames`.
@@ -82,9 +84,7 @@ class ResultWriter:
         Raises:
             UserError: a file of an earlier frame could not be written, or its prompt not read.
         """
-        while self._early and self._early[0].done():
-            self._early.popleft().result()
-        self._early.append(self._pool.submit(self._write_early, frame_idx, look))
+        self._side_work.do(partial(self._write_early, frame_idx, look))
 
     def finish(self) -> None:
         """See `EarlyFrames`; also writes what can be written early.
@@ -94,8 +94,7 @@ class ResultWriter:
         """
         begin = time.perf_counter()
         with self._progress.stage("writing results"):
-            while self._early:
-                self._early.popleft().result()
+            self._side_work.finish()
         self.seconds += time.perf_counter() - begin
 
     def _write_early(self, frame_idx: int, look: Callable[[], FrameResult]) -> None:

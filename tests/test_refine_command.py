@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PilImage
 
 from t3dgs_masks import cli
+from t3dgs_masks.io.side_work import Beside, InPauses
 from t3dgs_masks.masks import decode
+from t3dgs_masks.report.html import read_page
 from t3dgs_masks.sam import memory
 from t3dgs_masks.sam.catalogue import WEIGHTS_DIR
+from t3dgs_masks.side_works import SideWorks
 from t3dgs_masks.synthetic.capture import Capture, CaptureSpec, make_capture
 from t3dgs_masks.synthetic.coarse import CoarsePrompts, half_trained_prompts
 from t3dgs_masks.types import Rle
@@ -440,6 +444,26 @@ def test_two_runs_give_the_same_bytes(refine, frames, prompts):
     second = refine("--video-path", frames, "--prompt-dir", prompts, out="b")
     for name in ("masklets.json", *(f"binary_masks/{name}" for name in first.mask_names())):
         assert (first.result_dir / name).read_bytes() == (second.result_dir / name).read_bytes()
+
+
+def test_outputs_are_the_same_beside_and_in_pauses(refine, frames, prompts, monkeypatch):
+    """And OpenCV's threads are the user's again after it."""
+    before = cv2.getNumThreads()
+    results = {}
+    for kind in (Beside, InPauses):
+        work = Beside(2, ahead=None) if kind is Beside else InPauses(2, every=3)
+        works = SideWorks(work, work, work if isinstance(work, InPauses) else None)
+        monkeypatch.setattr(SideWorks, "for_network", lambda *_, works=works: works)
+        run = refine("--video-path", frames, "--prompt-dir", prompts, out=kind.__name__)
+        assert run.code == 0
+        page = read_page((run.result_dir / "report.html").read_text())
+        assert page is not None
+        masks = {n: run.transient(n.removesuffix(".png")).tobytes() for n in run.mask_names()}
+        video = (run.result_dir / "overlay.mp4").read_bytes()
+        results[kind] = (masks, video, page.frames, page.objects)
+    assert results[Beside] == results[InPauses]
+    assert len(results[Beside][0]) == NUM_FRAMES
+    assert cv2.getNumThreads() == before
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Masks and overlay that are written beside the network: what the result says, in any case."""
+"""Masks and overlay that are written early: what the result says, in any case."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image as PilImage
 
 from t3dgs_masks import UserError, masks
 from t3dgs_masks.io.outputs import ResultFolder, StagedResult
+from t3dgs_masks.io.side_work import Beside, InPauses, SideWork
 from t3dgs_masks.refine import FrameResult, MaskletSet, RefineResult, Stage, Verdict
 from t3dgs_masks.report.progress import RichProgress
 from t3dgs_masks.result_writer import ResultWriter
@@ -70,6 +71,13 @@ def progress() -> Iterator[RichProgress]:
         yield progress
 
 
+@pytest.fixture(params=["beside", "in pauses"])
+def side_work(request: pytest.FixtureRequest) -> Iterator[SideWork]:
+    work = Beside(2, ahead=None) if request.param == "beside" else InPauses(2, every=3)
+    yield work
+    work.drop()
+
+
 def written(staged: StagedResult) -> list[BoolMask]:
     """True = transient."""
     return [np.asarray(PilImage.open(staged.mask_path(t))) == 0 for t in range(NUM_FRAMES)]
@@ -82,11 +90,15 @@ def looks(result: RefineResult) -> dict[int, Callable[[], FrameResult]]:
 @pytest.mark.parametrize("early", ["nothing", "right", "wrong", "half"])
 @pytest.mark.parametrize("fps", [10.0, None])
 def test_what_is_written_is_the_result(
-    staged: StagedResult, progress: RichProgress, early: str, fps: float | None
+    staged: StagedResult,
+    progress: RichProgress,
+    side_work: SideWork,
+    early: str,
+    fps: float | None,
 ) -> None:
     result = found()
     expected_late = {"nothing": NUM_FRAMES, "right": 0, "wrong": NUM_FRAMES - 1, "half": 4}
-    with ResultWriter(staged, Frames(), fps, progress) as writer:
+    with ResultWriter(staged, Frames(), fps, progress, side_work) as writer:
         for t, look in looks(found(kept=early != "wrong")).items():
             if early != "nothing" and (early != "half" or t < 5):
                 writer.frame_left(t, look)
@@ -101,9 +113,9 @@ def test_what_is_written_is_the_result(
 
 
 def test_masks_are_there_before_the_result_is_known(
-    staged: StagedResult, progress: RichProgress
+    staged: StagedResult, progress: RichProgress, side_work: SideWork
 ) -> None:
-    with ResultWriter(staged, Frames(), 10, progress) as writer:
+    with ResultWriter(staged, Frames(), 10, progress, side_work) as writer:
         for t, look in looks(found()).items():
             writer.frame_left(t, look)
         writer.finish()
@@ -112,12 +124,12 @@ def test_masks_are_there_before_the_result_is_known(
 
 
 def test_an_error_beside_the_network_ends_the_run(
-    staged: StagedResult, progress: RichProgress
+    staged: StagedResult, progress: RichProgress, side_work: SideWork
 ) -> None:
     def fail() -> FrameResult:
         raise UserError("the prompt of frame 3 is broken")
 
-    with ResultWriter(staged, Frames(), 10, progress) as writer:
+    with ResultWriter(staged, Frames(), 10, progress, side_work) as writer:
         writer.frame_left(0, looks(found())[0])
         writer.frame_left(3, fail)
         with pytest.raises(UserError, match="frame 3"):
@@ -126,6 +138,7 @@ def test_an_error_beside_the_network_ends_the_run(
 
 def test_nothing_is_written_after_the_end(staged: StagedResult, progress: RichProgress) -> None:
     """Ctrl-C: what waits is dropped, what is being done is waited for."""
+    side_work = Beside(2, ahead=None)
     begun, go_on = threading.Event(), threading.Event()
 
     def slow() -> FrameResult:
@@ -134,7 +147,7 @@ def test_nothing_is_written_after_the_end(staged: StagedResult, progress: RichPr
         return found().frame(0)
 
     def interrupted() -> None:
-        with ResultWriter(staged, Frames(), 10, progress) as writer:
+        with ResultWriter(staged, Frames(), 10, progress, side_work) as writer:
             writer.frame_left(0, slow)
             begun.wait(10)
             for t in range(1, NUM_FRAMES):
@@ -147,4 +160,5 @@ def test_nothing_is_written_after_the_end(staged: StagedResult, progress: RichPr
     assert staged.mask_path(0).is_file(), "it had been begun"
     assert not staged.mask_path(NUM_FRAMES - 1).exists()
     assert not staged.overlay_parts.exists() or not list(staged.overlay_parts.iterdir())
-    assert not [t for t in threading.enumerate() if t.name.startswith("early")]
+    with pytest.raises(RuntimeError, match="shutdown"):
+        side_work.do(lambda: None)

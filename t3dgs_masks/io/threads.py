@@ -1,21 +1,21 @@
-"""Work on many items beside each other, or beside something else."""
+"""Work on many items beside each other, and who else may have threads for it."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
-from threading import Lock
 from typing import TypeVar
+
+import cv2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WORKERS = 4  # decoding and encoding of pictures hardly gains from more
 _AHEAD = 2 * _WORKERS
-_CORES_A_BESIDE = 4  # where there are few cores, more threads only get into each other's way
 
 
 def in_threads(
@@ -41,29 +41,13 @@ def in_threads(
                 future.cancel()
 
 
-class Beside:
-    """Does things in a few threads of its own, beside those who ask for them.
-
-    Anyone may ask, from any thread. Who asks while a few things are waiting already waits too, so
-    that what they hold in memory does not pile up.
-    """
-
-    def __init__(self, ahead: int = _WORKERS) -> None:
-        workers = min(_WORKERS, max(1, (os.cpu_count() or 1) // _CORES_A_BESIDE))
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="beside")
-        self._ahead = ahead
-        self._begun: deque[Future[None]] = deque()
-        self._lock = Lock()
-
-    def do(self, work: Callable[[], None]) -> None:
-        """Begin to wait for `work` to be done; raises what earlier work raised."""
-        with self._lock:
-            while len(self._begun) >= self._ahead:
-                self._begun.popleft().result()
-            self._begun.append(self._pool.submit(work))
-
-    def finish(self) -> None:
-        """Return when everything is done; raises what it raised."""
-        with self._lock:
-            while self._begun:
-                self._begun.popleft().result()
+@contextmanager
+def one_thread_for_opencv() -> Iterator[None]:
+    """OpenCV would take all cores for each single operation, which many threads of ours call, and
+    those it does not need spin for a while."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -27,7 +27,10 @@ _CLEAR_RATIO = 1.25
 """Residuals say something if they are so much higher inside coarse masks than outside."""
 _LEVEL_FRAMES = 32
 _SAMPLES_PER_SIDE = 256
-_KEPT_FRAMES = 3  # 31 MB at 1080p
+_KEPT_BYTES = 32 << 20
+_FEWEST_KEPT, _MOST_KEPT = 3, 8
+"""Frames: with three those who look at a frame together read it once; those who come behind may be
+a few more behind."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ class RememberedPrompts:
         if frame_idx != self._at:
             prompt = self._kept.get(frame_idx) or self._read(frame_idx)
             others = [item for item in self._kept.items() if item[0] != frame_idx]
-            self._kept = dict([*others[1 - _KEPT_FRAMES :], (frame_idx, prompt)])
+            room = _KEPT_BYTES // _num_bytes(prompt)
+            num_kept = max(_FEWEST_KEPT, min(_MOST_KEPT, room))
+            self._kept = dict([*others[1 - num_kept :], (frame_idx, prompt)])
             backward = self._at is not None and self._at > frame_idx
             self._at = frame_idx
             self._read_ahead(frame_idx + (-1 if backward else 1))
@@ -188,3 +193,7 @@ class FollowedPrompts:
 
     def __getitem__(self, frame_idx: int) -> FramePrompt:
         return self._remembered.kept(frame_idx) or self._prompts[frame_idx]
+
+
+def _num_bytes(prompt: FramePrompt) -> int:
+    return prompt.coarse.nbytes + (0 if prompt.residual is None else prompt.residual.nbytes)

@@ -64,3 +64,22 @@ class SilentObserver:
     def stage_finished(self, stage: Stage) -> None: ...
 
     def notice(self, text: str) -> None: ...
+
+
+class PassesOn:
+    """Tells another observer all that it is told; for those who want to know when."""
+
+    def __init__(self, observer: RefineObserver) -> None:
+        self._observer = observer
+
+    def stage_started(self, stage: Stage, num_frames: int) -> None:
+        self._observer.stage_started(stage, num_frames)
+
+    def frame_done(self, stage: Stage, frame_idx: int, num_objects: int) -> None:
+        self._observer.frame_done(stage, frame_idx, num_objects)
+
+    def stage_finished(self, stage: Stage) -> None:
+        self._observer.stage_finished(stage)
+
+    def notice(self, text: str) -> None:
+        self._observer.notice(text)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
 import pytest
 
-from t3dgs_masks.io.threads import Beside, in_threads
+from t3dgs_masks.io.threads import in_threads
 
 
 def test_results_come_in_order_whatever_takes_long():
@@ -50,33 +49,3 @@ def test_an_error_is_raised_in_its_place_and_ends_the_work():
     with pytest.raises(ValueError, match="two"):
         next(results)
     assert len(begun) < 10
-
-
-@pytest.mark.parametrize("cores", [None, 1, 2, 16])
-def test_beside_does_everything_and_lets_little_wait(cores, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    beside = Beside(ahead=3)
-    done: list[int] = []
-    most_waiting = 0
-    for item in range(20):
-
-        def work(item: int = item) -> None:
-            time.sleep(0.002)
-            done.append(item)
-
-        beside.do(work)
-        most_waiting = max(most_waiting, item + 1 - len(done))
-    beside.finish()
-    assert sorted(done) == list(range(20))
-    assert most_waiting <= 3
-
-
-def test_beside_raises_at_the_next_occasion():
-    def fail() -> None:
-        raise ValueError("no picture")
-
-    beside = Beside()
-    beside.do(fail)
-    with pytest.raises(ValueError, match="no picture"):
-        beside.finish()
-    beside.finish()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from t3dgs_masks import bits
+from t3dgs_masks.refine import evidence
 from t3dgs_masks.refine.evidence import (
     FollowedPrompts,
     FrameEvidence,
@@ -73,7 +74,10 @@ def test_residuals_that_say_nothing(prompts: ArrayPrompts, use: str) -> None:
     assert residual_levels(prompts, len(prompts.coarse)).use == use
 
 
-def test_those_who_look_at_one_frame_together_read_it_once() -> None:
+def test_those_who_look_at_one_frame_together_read_it_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evidence, "_MOST_KEPT", 3)
     prompts = ArrayPrompts([LEFT, RIGHT, BOTTOM, NOTHING, LEFT])
     remembered = RememberedPrompts(prompts, 5)
     assert not remembered.has_residuals
@@ -85,7 +89,8 @@ def test_those_who_look_at_one_frame_together_read_it_once() -> None:
     assert prompts.reads[5:] == [1, 0], "where they turn, the last three are still there"
 
 
-def test_those_behind_do_not_read_again_what_is_kept() -> None:
+def test_those_behind_do_not_read_again_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "_MOST_KEPT", 3)
     prompts = ArrayPrompts([box(0, 0, 2 + k, 5) for k in range(8)], [residual(LEFT)] * 8)
     remembered = RememberedPrompts(prompts, 8)
     followed = FollowedPrompts(prompts, remembered)
@@ -100,6 +105,17 @@ def test_those_behind_do_not_read_again_what_is_kept() -> None:
     np.testing.assert_array_equal(followed[0].coarse, prompts.coarse[0])
     assert remembered.kept(0) is None
     assert 0 in prompts.reads
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0, 3), (5, 5), (100, 8)])
+def test_as_many_prompts_are_kept_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, room: int, kept: int
+) -> None:
+    monkeypatch.setattr(evidence, "_KEPT_BYTES", room * HEIGHT * WIDTH * 5)  # bool and float32
+    remembered = RememberedPrompts(ArrayPrompts([LEFT] * 20, [residual(LEFT)] * 20), 20)
+    for frame_idx in range(20):
+        assert remembered[frame_idx] is not None
+    assert [t for t in range(20) if remembered.kept(t)] == list(range(20 - kept, 20))
 
 
 def test_a_prompt_that_cannot_be_read_is_told_when_it_is_due() -> None:
