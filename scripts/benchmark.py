@@ -105,6 +105,8 @@ class Benchmark:
     """Write overlay.mp4."""
     html_report: bool = True
     """Write report.html."""
+    bare: bool = False
+    """Also run ours without overlay.mp4 and report.html, in turns: what the two cost."""
     count_tensors: bool = False
     """Tell how much tensors hold. Takes seconds."""
     device: str = "auto"
@@ -127,6 +129,8 @@ class Case:
     tracker: TrackerName
     frames: int
     objects: int
+    bare: bool = False
+    """Without overlay.mp4 and report.html; it is no row of its own."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,8 @@ class Row:
     reference_bytes_over_same: float
     """How many times the bytes that it takes us to write the same, and to resume: all but page and
     video."""
+    page_and_video_share: float | None
+    """Of `seconds`: what went when they were left out; None if that was not tried."""
     unit_cpu_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -450,8 +456,8 @@ def run_case(
             sam2_checkpoint=checkpoint,
             tracker=case.tracker,
             algorithm=RefineConfig(max_conditioning_frames=settings.conditioning),
-            overlay=settings.overlay,
-            html_report=settings.html_report,
+            overlay=settings.overlay and not case.bare,
+            html_report=settings.html_report and not case.bare,
             device="cuda" if settings.pretend_cuda else settings.device,
             threads=settings.threads,
             feature_cache_gb=cache_gb,
@@ -540,13 +546,14 @@ def measure(settings: Benchmark) -> list[Row]:
         cache_gb = _cache_gb(settings, checkpoint)
         width, height = _parse_size(settings.size)
         cases = [
-            Case(tracker, num_frames, num_objects)
+            Case(tracker, num_frames, num_objects, bare)
             for num_frames in settings.frames
             for num_objects in settings.objects
             for tracker in settings.trackers
             if tracker == "sam2"
             or settings.official_up_to is None
             or num_objects <= settings.official_up_to
+            for bare in ((False, True) if settings.bare and tracker == "sam2" else (False,))
         ]
         for case in cases:
             scene = _scene(root, case)
@@ -557,10 +564,11 @@ def measure(settings: Benchmark) -> list[Row]:
                 result = _in_own_process(settings, case, _scene(root, case), checkpoint, cache_gb)
                 results[case].append(result)
                 sys.stderr.write(
-                    f"{case.tracker}, {case.frames} frames, {case.objects} objects: "
+                    f"{case.tracker}, {case.frames} frames, {case.objects} objects"
+                    f"{', without page and video' if case.bare else ''}: "
                     f"{result['seconds']:.1f} s\n"
                 )
-    return [_row(settings, case, results) for case in results]
+    return [_row(settings, case, results) for case in results if not case.bare]
 
 
 def _scene(root: Path, case: Case) -> Path:
@@ -602,6 +610,7 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
     runs = results[case]
     typical = _typical(runs)
     per_frame = {name: count / case.frames for name, count in typical["counts"].items()}
+    bare = results.get(replace(case, bare=True))
     official = results.get(replace(case, tracker="official"))
     ours = results.get(replace(case, tracker="sam2"))
     floors = ours or runs
@@ -644,6 +653,9 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         reference_bytes_per_frame=reference_bytes,
         reference_bytes_over_this=reference_bytes / written,
         reference_bytes_over_same=reference_bytes / (written - shown),
+        page_and_video_share=(
+            None if bare is None else 1 - _typical(bare)["seconds"] / typical["seconds"]
+        ),
         unit_cpu_seconds=typical["unit_cpu_seconds"],
     )
 
@@ -742,11 +754,16 @@ _COLUMNS = {
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
     "reference x": lambda row: f"{row.reference_bytes_over_this:.1f}",
     "without page, video": lambda row: f"{row.reference_bytes_over_same:.0f}",
+    "their time": lambda row: _percent(row.page_and_video_share),
 }
 
 
 def _number(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def table(rows: Sequence[Row]) -> str:

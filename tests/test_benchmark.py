@@ -22,7 +22,7 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     small = (
         "--frames 5 --objects 2 --conditioning 2 --size 96x64 --model tiny-synthetic --threads 1"
     )
-    done = run(*small.split(), "--count-tensors", "--json", str(out))
+    done = run(*small.split(), "--count-tensors", "--bare", "--json", str(out))
     assert done.returncode == 0, done.stderr
     rows = {row["tracker"]: row for row in json.loads(out.read_text())["rows"]}
     assert set(rows) == {"sam2", "official"}
@@ -42,6 +42,9 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert ours["reference_bytes_over_this"] == pytest.approx(all_of_it)
     assert ours["tensor_mb"] > 1.0
     assert ours["tensor_growth_mb_per_frame"] is None  # of one length
+    assert "sam2, 5 frames, 2 objects, without page and video: " in done.stderr
+    assert -1 < ours["page_and_video_share"] < 1
+    assert official["page_and_video_share"] is None
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
 
