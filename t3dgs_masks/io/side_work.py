@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import Lock
+from threading import Lock, local
 from typing import Protocol
 
 Job = Callable[[], None]
@@ -93,11 +93,14 @@ class InPauses:
         self._num_pauses = 0
         self._held: deque[Job] = deque()
         self._begun: deque[Future[None]] = deque()
+        self._in_job = local()
 
     def do(self, job: Job) -> None:
         self._held.append(job)
-        # Where pauses are far between, memory is worth more than time.
-        if len(self._held) > _HELD_A_PAUSE * self._every:
+        # Where pauses are far between, memory is worth more than time. But what a job asks for
+        # waits: if all workers waited for others, nobody would go on.
+        is_job = getattr(self._in_job, "value", False)
+        if len(self._held) > _HELD_A_PAUSE * self._every and not is_job:
             begun = self._begin_next()
             if begun is not None:
                 wait([begun])
@@ -110,12 +113,13 @@ class InPauses:
             self.finish()
 
     def finish(self) -> None:
-        while self._begin_next() is not None:
-            pass
-        begun = [self._begun.popleft() for _ in range(len(self._begun))]
-        wait(begun)
-        for future in begun:
-            future.result()
+        while self._held or self._begun:  # jobs may ask for others
+            while self._begin_next() is not None:
+                pass
+            begun = [self._begun.popleft() for _ in range(len(self._begun))]
+            wait(begun)
+            for future in begun:
+                future.result()
 
     def drop(self) -> None:
         self._held.clear()
@@ -124,8 +128,15 @@ class InPauses:
     def _begin_next(self) -> Future[None] | None:
         """None: nothing is held."""
         try:
-            begun = self._pool.submit(self._held.popleft())
+            begun = self._pool.submit(self._run, self._held.popleft())
         except IndexError:
             return None
         self._begun.append(begun)
         return begun
+
+    def _run(self, job: Job) -> None:
+        self._in_job.value = True
+        try:
+            job()
+        finally:
+            self._in_job.value = False

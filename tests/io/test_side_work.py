@@ -106,6 +106,27 @@ def test_without_a_pause_no_more_than_a_few_are_held() -> None:
     assert sorted(done) == list(range(40))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_may_ask_for_jobs(workers: int) -> None:
+    """However many are held, and however few there are to do them."""
+    pauses, done = InPauses(workers, every=1), list[int]()
+
+    def job(item: int) -> None:
+        pauses.do(lambda: done.append(100 + item))
+        done.append(item)
+
+    def ask() -> None:
+        for item in range(50):
+            pauses.do(lambda item=item: job(item))
+        pauses.finish()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(20)
+    assert not asking.is_alive()
+    assert sorted(done) == [*range(50), *range(100, 150)]
+
+
 def test_a_pause_raises_what_a_job_did_when_all_are_done() -> None:
     pauses, done = InPauses(1, every=1), list[int]()
     pauses.do(failing)
