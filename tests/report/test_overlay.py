@@ -80,6 +80,25 @@ def test_hatching_is_that_of_the_frame(order):
     assert np.array_equal(drawn[~mask], image[~mask])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 3), (90, 1), (1, 120), (90, 120)])
+@pytest.mark.parametrize("corner", [(0, 0), (37, 52)])
+def test_narrow_objects_are_drawn_in_place(size, corner):
+    image = np.random.default_rng(2).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    mask = np.zeros((90, 120), bool)
+    mask[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = True
+    drawn = image.copy()
+    shape = overlay._seen(mask, drawn)
+    assert shape is not None
+    overlay._tint(drawn, shape, (10, 20, 30))
+    mixed = image[mask] * (1 - overlay._TINT) + np.array((10, 20, 30)) * overlay._TINT
+    assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
+    assert np.array_equal(drawn[~mask], image[~mask])
+    drawn = image.copy()
+    overlay._hatch(drawn, shape)
+    assert (np.ptp(drawn[mask].astype(int), axis=1) == 0).all(), "grey"
+    assert np.array_equal(drawn[~mask], image[~mask])
+
+
 @pytest.mark.parametrize("thickness", [1, 2, 40])
 def test_the_place_for_a_label_is_on_the_object(thickness):
     """Also where sampling misses all of it: a line between two samples."""
