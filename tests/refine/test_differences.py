@@ -10,7 +10,7 @@ import pytest
 from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
-from t3dgs_masks.refine import RefineResult, Stage, refine
+from t3dgs_masks.refine import RefineResult, Stage, evidence, refine
 from t3dgs_masks.types import BoolMask, PromptSource, Proposer, Tracker
 from tests.refine.fakes import (
     BOTTOM,
@@ -320,11 +320,15 @@ def test_the_final_pass_can_be_left_out() -> None:
     assert areas(result) == [100] * 3
 
 
-def test_prompts_are_read_once_per_frame_and_pass() -> None:
+@pytest.mark.parametrize(("kept", "again"), [(3, [0, 1]), (8, [])])
+def test_prompts_are_read_once_per_frame_and_pass(
+    monkeypatch: pytest.MonkeyPatch, kept: int, again: list[int]
+) -> None:
+    monkeypatch.setattr(evidence, "_MOST_KEPT", kept)
     prompts = ArrayPrompts([LEFT, NOTHING, RIGHT, NOTHING, NOTHING])
     run(5, prompts, ScriptedProposer({0: [LEFT], 2: [RIGHT]}))
-    # Forward, and filter, where the last three are still at hand.
-    assert prompts.reads == [0, 1, 2, 3, 4, 0, 1]
+    # Forward, and filter, where the last few are still at hand.
+    assert prompts.reads == [0, 1, 2, 3, 4, *again]
 
 
 @pytest.mark.parametrize(
