@@ -27,6 +27,7 @@ past, the only ones that SAM2 reads. Pixels, files, prompts and everything else 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import platform
@@ -545,16 +546,7 @@ def measure(settings: Benchmark) -> list[Row]:
         checkpoint = _checkpoint(settings, root)
         cache_gb = _cache_gb(settings, checkpoint)
         width, height = _parse_size(settings.size)
-        cases = [
-            Case(tracker, num_frames, num_objects, bare)
-            for num_frames in settings.frames
-            for num_objects in settings.objects
-            for tracker in settings.trackers
-            if tracker == "sam2"
-            or settings.official_up_to is None
-            or num_objects <= settings.official_up_to
-            for bare in ((False, True) if settings.bare and tracker == "sam2" else (False,))
-        ]
+        cases = _cases(settings)
         for case in cases:
             scene = _scene(root, case)
             if not scene.exists():
@@ -569,6 +561,19 @@ def measure(settings: Benchmark) -> list[Row]:
                     f"{result['seconds']:.1f} s\n"
                 )
     return [_row(settings, case, results) for case in results if not case.bare]
+
+
+def _cases(settings: Benchmark) -> list[Case]:
+    """In the order in which they are run."""
+    cases = []
+    for num_frames, num_objects in itertools.product(settings.frames, settings.objects):
+        for tracker in settings.trackers:
+            case = Case(tracker, num_frames, num_objects)
+            if tracker == "sam2":
+                cases += [case, replace(case, bare=True)] if settings.bare else [case]
+            elif settings.official_up_to is None or num_objects <= settings.official_up_to:
+                cases.append(case)
+    return cases
 
 
 def _scene(root: Path, case: Case) -> Path:

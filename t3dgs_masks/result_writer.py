@@ -32,7 +32,7 @@ class ResultWriter:
         frames: of the sequence, at the size of its masks.
         fps: of the overlay; None: there is none.
         progress: shows what is waited for.
-        side_work: writes what can be written early.
+        side_work: writes what can be written early; dropped if the block ends with an error.
     """
 
     def __init__(

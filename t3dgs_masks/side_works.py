@@ -13,8 +13,10 @@ import torch
 from t3dgs_masks.io.side_work import Beside, InPauses, SideWork
 from t3dgs_masks.refine.observer import PassesOn, RefineObserver, Stage
 
+_MOST_WORKERS = 4  # decoding and encoding of pictures hardly gains from more
+_CORES_A_PAGE_WORKER = 4  # where there are few cores, more only get into the network's way
+_PAGE_AHEAD = 4  # jobs: each holds a frame or a prompt
 _RESULT_WORKERS = 2  # more would take the interpreter from those who keep the network busy
-_PAUSE_WORKERS = 4  # decoding and encoding of pictures hardly gains from more
 _PAUSE_FRAMES = 4
 """A pause has the jobs of so many frames, to share them out evenly; with 16 it gains no more."""
 _PAUSE_PIXELS = 1 << 22
@@ -27,8 +29,6 @@ class SideWorks:
 
     of_page: SideWork
     of_results: SideWork
-    pauses: InPauses | None = None
-    """The same as both, if they wait for pauses."""
 
     @staticmethod
     def for_network(device: torch.device, height: int, width: int) -> SideWorks:
@@ -38,9 +38,10 @@ class SideWorks:
         cores = cores or os.cpu_count() or 1
         if device.type == "cpu" and torch.get_num_threads() >= cores:
             every = max(1, min(_PAUSE_FRAMES, _PAUSE_PIXELS // (height * width)))
-            pauses = InPauses(min(_PAUSE_WORKERS, cores), every)
-            return SideWorks(pauses, pauses, pauses)
-        return SideWorks(Beside(), Beside(_RESULT_WORKERS, ahead=None))
+            pauses = InPauses(min(_MOST_WORKERS, cores), every)
+            return SideWorks(pauses, pauses)
+        page_workers = min(_MOST_WORKERS, max(1, cores // _CORES_A_PAGE_WORKER))
+        return SideWorks(Beside(page_workers, _PAGE_AHEAD), Beside(_RESULT_WORKERS, ahead=None))
 
     @contextmanager
     def in_use(self) -> Iterator[SideWorks]:
@@ -52,8 +53,10 @@ class SideWorks:
             self.of_results.drop()
 
     def observer(self, observer: RefineObserver) -> RefineObserver:
-        """Passes on to `observer` what it is told, and uses the pauses."""
-        return observer if self.pauses is None else _PausesAfterFrames(observer, self.pauses)
+        """Passes on to `observer` what it is told, and uses the pauses if they are waited for."""
+        if isinstance(self.of_results, InPauses):
+            return _PausesAfterFrames(observer, self.of_results)
+        return observer
 
 
 class _PausesAfterFrames(PassesOn):

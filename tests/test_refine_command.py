@@ -452,7 +452,7 @@ def test_outputs_are_the_same_beside_and_in_pauses(refine, frames, prompts, monk
     results = {}
     for kind in (Beside, InPauses):
         work = Beside(2, ahead=None) if kind is Beside else InPauses(2, every=3)
-        works = SideWorks(work, work, work if isinstance(work, InPauses) else None)
+        works = SideWorks(work, work)
         monkeypatch.setattr(SideWorks, "for_network", lambda *_, works=works: works)
         run = refine("--video-path", frames, "--prompt-dir", prompts, out=kind.__name__)
         assert run.code == 0

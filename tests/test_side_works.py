@@ -42,7 +42,6 @@ def test_pauses_are_for_networks_that_take_all_cores(
     kind = InPauses if in_pauses else Beside
     assert isinstance(works.of_page, kind)
     assert isinstance(works.of_results, kind)
-    assert (works.pauses is not None) == in_pauses
     observer = SilentObserver()
     assert (works.observer(observer) is observer) == (not in_pauses)
 

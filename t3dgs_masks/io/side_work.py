@@ -7,7 +7,6 @@ a while makes all others wait as long. Then jobs wait for a pause, and have all 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,8 +15,6 @@ from typing import Protocol
 
 Job = Callable[[], None]
 
-_MOST_WORKERS = 4  # decoding and encoding of pictures hardly gains from more
-_CORES_A_BESIDE = 4  # where there are few cores, more threads only get into each other's way
 _HELD_A_PAUSE = 4  # jobs; a frame brings three
 
 
@@ -42,18 +39,12 @@ class Beside:
     """A `SideWork` with a few threads of its own.
 
     Args:
-        workers: how many threads; default: as many as do not get into the way of others.
+        workers: how many threads.
         ahead: who asks while so many jobs are begun or waiting already waits too, so that what
             they hold in memory does not pile up. None: as many as there are.
     """
 
-    def __init__(
-        self,
-        workers: int | None = None,
-        ahead: int | None = _MOST_WORKERS,
-    ) -> None:
-        if workers is None:
-            workers = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // _CORES_A_BESIDE))
+    def __init__(self, workers: int, ahead: int | None) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="beside")
         self._ahead = ahead
         self._begun: deque[Future[None]] = deque()
@@ -88,18 +79,18 @@ class InPauses:
     """
 
     def __init__(self, workers: int, every: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pauses")
+        self._is_worker = local()
+        self._pool = ThreadPoolExecutor(workers, "pauses", initializer=self._begin_worker)
         self._every = every
         self._num_pauses = 0
         self._held: deque[Job] = deque()
         self._begun: deque[Future[None]] = deque()
-        self._in_job = local()
 
     def do(self, job: Job) -> None:
         self._held.append(job)
         # Where pauses are far between, memory is worth more than time. But what a job asks for
         # waits: if all workers waited for others, nobody would go on.
-        is_job = getattr(self._in_job, "value", False)
+        is_job = getattr(self._is_worker, "value", False)
         if len(self._held) > _HELD_A_PAUSE * self._every and not is_job:
             begun = self._begin_next()
             if begun is not None:
@@ -128,15 +119,12 @@ class InPauses:
     def _begin_next(self) -> Future[None] | None:
         """None: nothing is held."""
         try:
-            begun = self._pool.submit(self._run, self._held.popleft())
+            job = self._held.popleft()
         except IndexError:
             return None
+        begun = self._pool.submit(job)
         self._begun.append(begun)
         return begun
 
-    def _run(self, job: Job) -> None:
-        self._in_job.value = True
-        try:
-            job()
-        finally:
-            self._in_job.value = False
+    def _begin_worker(self) -> None:
+        self._is_worker.value = True

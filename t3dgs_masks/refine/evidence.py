@@ -28,9 +28,9 @@ _CLEAR_RATIO = 1.25
 _LEVEL_FRAMES = 32
 _SAMPLES_PER_SIDE = 256
 _KEPT_BYTES = 32 << 20
-_FEWEST_KEPT, _MOST_KEPT = 3, 8
+_FEWEST_KEPT, _MOST_KEPT = 3, 5
 """Frames: with three those who look at a frame together read it once; those who come behind may be
-a few more behind."""
+a pause of four frames behind."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from t3dgs_masks.types import BoolMask, FrameSequence, Image, Rle
 
 PART_FRAMES = 32
 """Each part begins with a whole picture, which costs bytes, and lets a player jump there."""
-_PREPARED_FRAMES = 8
+_PREPARED_FRAMES = 4
 """So many at most are drawn and wait for earlier ones, in each part."""
 _BYTES_IN_MEMORY = 32 << 20
 """Parts beyond wait for the others in files."""

@@ -49,7 +49,8 @@ class Picture:
     size: tuple[int, int]
     """(height, width) of what it shows, pixels."""
     planes: NDArray[np.uint8]
-    """[H + H // 2, W] with H and W even: brightness, then the two colours at half the size."""
+    """[H + H // 2, W] uint8 with H and W even, BT.709: brightness (16 to 235), then the two colours
+    at half the size (16 to 240)."""
 
     @staticmethod
     def of(image_rgb: Image) -> Picture:

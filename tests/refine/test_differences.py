@@ -320,7 +320,7 @@ def test_the_final_pass_can_be_left_out() -> None:
     assert areas(result) == [100] * 3
 
 
-@pytest.mark.parametrize(("kept", "again"), [(3, [0, 1]), (8, [])])
+@pytest.mark.parametrize(("kept", "again"), [(3, [0, 1]), (5, [])])
 def test_prompts_are_read_once_per_frame_and_pass(
     monkeypatch: pytest.MonkeyPatch, kept: int, again: list[int]
 ) -> None:

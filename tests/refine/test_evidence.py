@@ -107,7 +107,7 @@ def test_those_behind_do_not_read_again_what_is_kept(monkeypatch: pytest.MonkeyP
     assert 0 in prompts.reads
 
 
-@pytest.mark.parametrize(("room", "kept"), [(0, 3), (5, 5), (100, 8)])
+@pytest.mark.parametrize(("room", "kept"), [(0, 3), (4, 4), (100, 5)])
 def test_as_many_prompts_are_kept_as_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch, room: int, kept: int
 ) -> None:

@@ -63,15 +63,24 @@ def test_a_rejected_object_is_hatched_in_grey() -> None:
     assert np.array_equal(drawn[~mask], image[~mask])
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_hatching_is_that_of_the_frame(order):
-    """Lines go on from one object to the next, wherever their boxes begin."""
-    image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    mask = np.asarray(disc(43, 71, 25)[:90, :120], order=order)
-    drawn = image.copy()
-    shape = overlay._seen(mask, drawn)
+def shaped(image: np.ndarray, mask: np.ndarray) -> overlay._Shape:
+    shape = overlay._seen(mask, image)
     assert shape is not None
-    overlay._hatch(drawn, shape)
+    return shape
+
+
+def assert_tinted(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    drawn = image.copy()
+    overlay._tint(drawn, shaped(image, mask), colour)
+    mixed = image[mask] * (1 - overlay._TINT) + np.array(colour) * overlay._TINT
+    assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
+    assert np.array_equal(drawn[~mask], image[~mask])
+
+
+def assert_hatched(image: np.ndarray, mask: np.ndarray) -> None:
+    """Lines go on from one object to the next, wherever their boxes begin."""
+    drawn = image.copy()
+    overlay._hatch(drawn, shaped(image, mask))
     expected = image.astype(float)
     for row, column in zip(*np.nonzero(mask), strict=True):
         on_line = (row + column) % 8 < 2
@@ -82,21 +91,20 @@ def test_hatching_is_that_of_the_frame(order):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 3), (90, 1), (1, 120), (90, 120)])
 @pytest.mark.parametrize("corner", [(0, 0), (37, 52)])
-def test_narrow_objects_are_drawn_in_place(size, corner):
+def test_boxes_however_narrow_are_tinted_and_hatched(size, corner):
     image = np.random.default_rng(2).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     mask = np.zeros((90, 120), bool)
     mask[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = True
-    drawn = image.copy()
-    shape = overlay._seen(mask, drawn)
-    assert shape is not None
-    overlay._tint(drawn, shape, (10, 20, 30))
-    mixed = image[mask] * (1 - overlay._TINT) + np.array((10, 20, 30)) * overlay._TINT
-    assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
-    assert np.array_equal(drawn[~mask], image[~mask])
-    drawn = image.copy()
-    overlay._hatch(drawn, shape)
-    assert (np.ptp(drawn[mask].astype(int), axis=1) == 0).all(), "grey"
-    assert np.array_equal(drawn[~mask], image[~mask])
+    assert_tinted(image, mask, (10, 20, 30))
+    assert_hatched(image, mask)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_discs_are_tinted_and_hatched(order):
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    mask = np.asarray(disc(43, 71, 25)[:90, :120], order=order)
+    assert_tinted(image, mask, (230, 159, 0))
+    assert_hatched(image, mask)
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 40])
@@ -104,9 +112,7 @@ def test_the_place_for_a_label_is_on_the_object(thickness):
     """Also where sampling misses all of it: a line between two samples."""
     mask = np.zeros((400, 300), bool)
     mask[10:390, 101 : 101 + thickness] = True
-    shape = overlay._seen(mask, np.zeros((400, 300, 3), np.uint8))
-    assert shape is not None
-    x, y = overlay._inner_point(shape)
+    x, y = overlay._inner_point(shaped(np.zeros((400, 300, 3), np.uint8), mask))
     assert mask[y, x]
     depth = min(x - 100, 101 + thickness - x)
     assert depth >= thickness / 2 - 6, "or close to the deepest one"
@@ -137,17 +143,3 @@ def test_no_objects_empty_masks_and_a_single_pixel() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="mask of shape"):
         overlay_frame(grey(), [(0, np.ones((3, 3), dtype=bool))])
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_tint_is_the_rounded_mix_of_both_colours(order):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    mask = np.asarray(disc(40, 70, 25)[:90, :120], order=order)
-    drawn = image.copy()
-    shape = overlay._seen(mask, drawn)
-    assert shape is not None
-    overlay._tint(drawn, shape, (230, 159, 0))
-    mixed = image[mask] * (1 - overlay._TINT) + np.array((230, 159, 0)) * overlay._TINT
-    assert np.array_equal(drawn[mask], mixed.round().astype(np.uint8))
-    assert np.array_equal(drawn[~mask], image[~mask])
