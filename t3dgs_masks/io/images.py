@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +189,15 @@ class Planes:
 
     def channel_mean(self) -> FloatMap:
         """[H, W] float32 mean magnitude over the colour channels; white = 1."""
-        magnitude = np.abs(self.colour.astype(np.float32)) / np.float32(self.full_scale)
-        mean = magnitude if magnitude.ndim == 2 else magnitude.mean(axis=2)
-        return np.asarray(mean, dtype=np.float32)
+        if self.colour.dtype == np.uint8:
+            levels = np.arange(256, dtype=np.float32) / np.float32(self.full_scale)
+            magnitude = cv2.LUT(self.colour, levels)  # an eighth of the time
+        else:
+            magnitude = np.abs(self.colour.astype(np.float32)) / np.float32(self.full_scale)
+        if magnitude.ndim == 3:  # numpy's mean of so few takes five times as long
+            channels = np.moveaxis(magnitude, 2, 0)
+            magnitude = reduce(np.add, channels) / np.float32(len(channels))
+        return np.asarray(magnitude, dtype=np.float32)
 
 
 def upright_size(path: Path) -> tuple[int, int]:

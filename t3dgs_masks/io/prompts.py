@@ -321,8 +321,15 @@ class _Reader:
         path = self.residuals.get(frame_idx)
         if path is None:
             return None
-        residual = _read_npy(path) if path.suffix.lower() == ".npy" else _read_residual(path)
+        planes = _read_npy(path) if path.suffix.lower() == ".npy" else _read_residual(path)
+        residual = planes.channel_mean()
         self._check_proportions(path, residual.shape)
+        if planes.colour.dtype.kind != "u":  # which could not be anywhere else
+            residual = self._in_range(path, residual)
+        return resized_residual(residual, *self._size)
+
+    def _in_range(self, path: Path, residual: FloatMap) -> FloatMap:
+        """[H, W] float32 in [0, 1], of what may be any magnitude."""
         undefined = ~np.isfinite(residual)
         if undefined.any():
             self._notify_once(
@@ -334,7 +341,7 @@ class _Reader:
                 f"{shown(path)} holds residuals up to {residual.max():.4g}: floating-point"
                 " residuals must lie in [0, 1], divide them by the range of the colours"
             )
-        return resized_residual(np.clip(residual, 0.0, 1.0), *self._size)
+        return np.clip(residual, 0.0, 1.0)
 
     def evidence(self, frame_idx: int) -> FrameEvidence:
         """What one frame that has a mask tells about polarity."""
@@ -369,7 +376,8 @@ def white_of(planes: Planes) -> BoolMask:
     values, full_scale = planes.luminance(), planes.full_scale
     if planes.alpha is not None and _varies(planes.alpha) and not _varies(planes.colour):
         values, full_scale = planes.alpha, 255.0
-    return values > 127 * full_scale / 255  # exact for integers: the ranges are multiples of 255
+    threshold = 127 * full_scale / 255  # exact for integers: the ranges are multiples of 255
+    return values > (int(threshold) if values.dtype.kind == "u" else threshold)
 
 
 def _varies(plane: NDArray[np.generic]) -> bool:
@@ -419,16 +427,16 @@ def resized_residual(residual: FloatMap, height: int, width: int) -> FloatMap:
     return np.clip(np.asarray(resized, dtype=np.float32), 0.0, 1.0)
 
 
-def _read_residual(path: Path) -> FloatMap:
-    """[H, W] float32 of an image file; alpha is ignored."""
+def _read_residual(path: Path) -> Planes:
+    """Of an image file; alpha is ignored."""
     planes = read_planes(path)
     if planes.colour.dtype.kind == "f":  # in [0, 1] by definition, whatever its highest value
         planes = Planes(planes.colour, None, 1.0, planes.lossless)
-    return planes.channel_mean()
+    return planes
 
 
-def _read_npy(path: Path) -> FloatMap:
-    """[H, W] float32 of a `.npy` file: floats as they are, integers by their type's range."""
+def _read_npy(path: Path) -> Planes:
+    """Of a `.npy` file: floats as they are, integers by their type's range."""
     try:
         values = np.load(path, allow_pickle=False)
     except Exception as problem:  # numpy's reader raises anything on broken bytes
@@ -448,7 +456,7 @@ def _read_npy(path: Path) -> FloatMap:
             " integers"
         )
     full_scale = float(np.iinfo(values.dtype).max) if values.dtype.kind == "u" else 1.0
-    return Planes(values, None, full_scale, lossless=True).channel_mean()
+    return Planes(values, None, full_scale, lossless=True)
 
 
 # --- What white means -------------------------------------------------------------------------

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.io.images import (
+    Planes,
     file_digest,
     natural_key,
     read_planes,
@@ -158,6 +160,22 @@ def test_a_changed_byte_gives_an_image_or_a_user_error(
     except UserError:
         return
     assert image.dtype == np.uint8
+
+
+@given(
+    st.sampled_from(["u1", "u2", "i4", "f4"]).flatmap(
+        lambda kind: arrays(
+            kind,
+            st.sampled_from([(3, 5), (3, 5, 1), (3, 5, 3), (1, 1, 3)]),
+            elements=st.integers(0, 255),
+        )
+    )
+)
+def test_channel_mean_is_the_mean_of_magnitudes(colour: np.ndarray) -> None:
+    magnitude = np.abs(colour.astype(np.float32)) / np.float32(255)
+    mean = Planes(colour, None, 255.0, True).channel_mean()
+    assert mean.dtype == np.float32
+    assert np.array_equal(mean, magnitude if colour.ndim == 2 else magnitude.mean(axis=2))
 
 
 def test_planes_of_a_float_colour_tiff(tmp_path: Path) -> None:
