@@ -68,12 +68,15 @@ def run_lengths(mask: BitMask) -> NDArray[np.int64]:
 
 def encode(mask: BitMask) -> Rle:
     """`BitMask` -> `Rle`."""
+    return encode_runs(run_lengths(mask), mask.height, mask.width)
+
+
+def encode_runs(lengths: NDArray[np.int64], height: int, width: int) -> Rle:
+    """[R] int64 lengths of runs of equal pixels, as of `run_lengths` -> `Rle`."""
     encoded: Any = coco.frPyObjects(
-        {"size": [mask.height, mask.width], "counts": run_lengths(mask).tolist()},
-        mask.height,
-        mask.width,
+        {"size": [height, width], "counts": lengths.tolist()}, height, width
     )
-    return Rle(mask.height, mask.width, bytes(encoded["counts"]))
+    return Rle(height, width, bytes(encoded["counts"]))
 
 
 def decode(rle: Rle) -> BitMask:
@@ -108,7 +111,7 @@ def columns_first(mask: BoolMask) -> NDArray[np.uint8]:
 def rows_first(mask: BoolMask) -> NDArray[np.uint8]:
     """[H, W] bool -> [H, W] uint8 in {0, 1}, rows of it contiguous."""
     pixels = mask.view(np.uint8)
-    if pixels.flags.f_contiguous and not pixels.flags.c_contiguous:
+    if pixels.strides[0] == 1 and not pixels.flags.c_contiguous:
         return _transposed(pixels.T)
     return np.ascontiguousarray(pixels)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from t3dgs_masks import bits
 from t3dgs_masks.bits import columns_first, rows_first, run_pixels
 from t3dgs_masks.types import BoolMask, Rle
 
@@ -29,7 +30,7 @@ class TransientMask:
 
     def static(self) -> NDArray[np.uint8]:
         """[H, W] uint8 as it goes to disk: 255 = static (keep), 0 = transient (ignore)."""
-        return np.where(rows_first(self.pixels), np.uint8(0), np.uint8(255))
+        return rows_first(self.pixels) - np.uint8(1)  # below 0 comes 255
 
 
 def iou(first: BoolMask, second: BoolMask) -> float:
@@ -44,10 +45,12 @@ def coverage(mask: BoolMask, region: BoolMask) -> float:
     return np.count_nonzero(mask & region) / area if area else 0.0
 
 
-def bounding_box(mask: BoolMask) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a (non-empty) [H, W] bool mask."""
+def crop(mask: BoolMask) -> tuple[tuple[slice, slice], BoolMask]:
+    """The rows and columns that hold all of a (non-empty) [H, W] bool mask, and the mask there,
+    rows first in memory."""
     left, top, width, height = cv2.boundingRect(columns_first(mask))  # of the transposed
-    return slice(left, left + width), slice(top, top + height)
+    window = slice(left, left + width), slice(top, top + height)
+    return window, rows_first(mask[window]).view(np.bool_)
 
 
 def dilate(mask: BoolMask, iterations: int) -> BoolMask:
@@ -71,8 +74,11 @@ def components(mask: BoolMask) -> list[NDArray[np.intp]]:
     Returns:
         One [P, 2] integer array of (row, column) per component, pixels in raster order.
     """
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    places = np.flatnonzero(mask)
+    if not mask.any():
+        return []
+    window, inside = crop(mask)
+    count, labels = cv2.connectedComponents(inside.view(np.uint8), connectivity=8)
+    places = np.flatnonzero(inside)
     label_of_pixel = labels.ravel()[places]
     if count <= np.iinfo(np.uint16).max:
         label_of_pixel = label_of_pixel.astype(np.uint16)  # which numpy sorts in linear time
@@ -81,7 +87,9 @@ def components(mask: BoolMask) -> list[NDArray[np.intp]]:
     groups = [group for group in np.split(places, np.cumsum(sizes)[:-1]) if len(group)]
     # OpenCV's label order is an implementation detail of its algorithm; ours is not.
     groups.sort(key=lambda group: int(group[0]))
-    return [np.stack(np.divmod(group, mask.shape[1]), axis=1) for group in groups]
+    corner = np.array([window[0].start, window[1].start])
+    width = inside.shape[1]
+    return [np.add(np.stack(np.divmod(group, width), axis=1), corner) for group in groups]
 
 
 def fill_holes(mask: BoolMask, max_area: int) -> BoolMask:
@@ -117,6 +125,17 @@ def encode(mask: BoolMask) -> Rle:
     height, width = mask.shape
     encoded: Any = coco.encode(columns_first(mask).T)
     return Rle(height, width, bytes(encoded["counts"]))
+
+
+def encode_pixels(pixels: NDArray[np.intp], height: int, width: int) -> Rle:
+    """[P, 2] rows and columns of (one or more) different pixels -> `Rle` of a mask of these."""
+    places = np.sort(pixels[:, 1] * height + pixels[:, 0])  # columns first
+    last = np.flatnonzero(np.diff(places, append=-1) != 1)  # of each run, in `places`
+    first = np.concatenate([[0], last[:-1] + 1])
+    turns = np.stack([places[first], places[last] + 1], axis=1).ravel()
+    size = height * width
+    turns = turns[turns < size]  # the end of the mask is no change
+    return bits.encode_runs(np.diff(turns, prepend=0, append=size), height, width)
 
 
 def decode(rle: Rle) -> BoolMask:

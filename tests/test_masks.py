@@ -45,10 +45,11 @@ def test_iou_and_coverage(first, second, iou: float, coverage: float) -> None:
 
 
 @given(any_mask.filter(np.any))
-def test_bounding_box_is_as_small_as_can_be(mask) -> None:
+def test_crop_is_as_small_as_can_be(mask) -> None:
     for laid_out in (mask, np.asfortranarray(mask)):
-        rows, columns = masks.bounding_box(laid_out)
-        inside = mask[rows, columns]
+        window, inside = masks.crop(laid_out)
+        assert np.array_equal(inside, mask[window])
+        assert inside.flags.c_contiguous
         assert inside.sum() == mask.sum()
         assert inside[[0, -1]].any(axis=1).all()
         assert inside[:, [0, -1]].any(axis=0).all()
@@ -202,6 +203,12 @@ def test_functions_take_decoded_masks(mask) -> None:
     assert len(masks.components(decoded)) == len(masks.components(mask))
 
 
+@given(any_mask.filter(np.any))
+def test_pixels_are_encoded_like_the_mask_of_them(mask) -> None:
+    pixels = np.random.default_rng(0).permutation(np.argwhere(mask))
+    assert masks.encode_pixels(pixels, *mask.shape) == masks.encode(mask)
+
+
 # -- what goes to disk
 
 
@@ -209,6 +216,14 @@ def test_static_is_white_where_nothing_is_transient() -> None:
     static = TransientMask(drawn("#.", "..")).static()
     assert static.dtype == np.uint8
     assert static.tolist() == [[0, 255], [255, 255]]
+
+
+@given(any_mask)
+def test_static_is_the_same_however_masks_lie_in_memory(mask) -> None:
+    for laid_out in (mask, np.asfortranarray(mask)):
+        static = TransientMask(laid_out).static()
+        assert static.flags.c_contiguous
+        assert np.array_equal(static, np.where(mask, 0, 255))
 
 
 def test_transient_dilated() -> None:

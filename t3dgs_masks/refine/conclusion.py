@@ -257,7 +257,7 @@ class Conclusion:
             figures = MaskFigures.of(masks.decode(mask), frame.prompt)
             rest = Rest(mask, None)
             if self._guard is not None:
-                rest = Rest.of(mask, self._guard, frame.evidence, frame.prompt)
+                rest = Rest.of(mask, figures, self._guard, frame.evidence, frame.prompt)
             known = self._looks[frame.idx, mask] = _MaskLook(figures, rest)
         return known
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from t3dgs_masks import masks
 from t3dgs_masks.refine.masklets import MaskletSet
-from t3dgs_masks.types import BoolMask, FloatMap, FramePrompt
+from t3dgs_masks.types import BoolMask, FramePrompt
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,17 @@ class MaskFigures:
     @staticmethod
     def of(mask: BoolMask, prompt: FramePrompt) -> MaskFigures:
         """Of a (non-empty) [H, W] bool mask, True = object."""
-        residual = None if prompt.residual is None else mean_inside(prompt.residual, mask)
-        overlap = int(np.count_nonzero(mask & prompt.coarse))
-        return MaskFigures(int(np.count_nonzero(mask)), overlap, residual)
+        window, inside = masks.crop(mask)
+        overlap = np.count_nonzero(inside & prompt.coarse[window])
+        residual = None
+        if prompt.residual is not None:
+            residual = float(prompt.residual[window][inside].mean(dtype=np.float64))
+        return MaskFigures(np.count_nonzero(inside), overlap, residual)
 
     @property
     def coverage(self) -> float:
         """Share of the mask that lies inside the coarse mask."""
         return self.overlap / self.area if self.area else 0.0
-
-
-def mean_inside(residual: FloatMap, mask: BoolMask) -> float:
-    """Mean of a [H, W] map over a (non-empty) [H, W] bool mask."""
-    rows, columns = masks.bounding_box(mask)
-    inside = np.ascontiguousarray(mask[rows, columns])  # numpy selects by rows faster
-    return float(residual[rows, columns][inside].mean(dtype=np.float64))
 
 
 @dataclass(frozen=True)

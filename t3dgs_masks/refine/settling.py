@@ -19,7 +19,7 @@ from t3dgs_masks import bits, masks
 from t3dgs_masks.refine.evidence import FrameEvidence, ResidualLevels, ResidualUse
 from t3dgs_masks.refine.guard import Doubt, Guard
 from t3dgs_masks.refine.ordering import Ordering
-from t3dgs_masks.refine.scoring import mean_inside
+from t3dgs_masks.refine.scoring import MaskFigures
 from t3dgs_masks.types import FramePrompt, Rle
 
 _LONGEST_MISS = 6
@@ -118,16 +118,18 @@ class Rest:
     mean_residual: float | None = None  # [0, 1]; None where residuals say nothing
 
     @staticmethod
-    def of(mask: Rle, guard: Guard, evidence: FrameEvidence, prompt: FramePrompt) -> Rest:
-        """Of a mask on the frame of this evidence and prompt."""
+    def of(
+        mask: Rle, figures: MaskFigures, guard: Guard, evidence: FrameEvidence, prompt: FramePrompt
+    ) -> Rest:
+        """Of a mask with these figures, on the frame of this evidence and prompt."""
         whole = bits.decode(mask)
         rest, doubt = guard.cut_back(evidence, whole)
         if rest is None:
             return Rest(None, doubt)
-        residual = None
-        if evidence.above_static is not None and prompt.residual is not None:
-            residual = mean_inside(prompt.residual, bits.unpack(rest))
-        return Rest(mask if rest is whole else bits.encode(rest), doubt, bits.count(rest), residual)
+        if rest is not whole:
+            mask, figures = bits.encode(rest), MaskFigures.of(bits.unpack(rest), prompt)
+        says_nothing = evidence.above_static is None
+        return Rest(mask, doubt, figures.area, None if says_nothing else figures.mean_residual)
 
 
 @dataclass(frozen=True)
@@ -156,37 +158,36 @@ class Remainder:
         coarse = prompt.coarse
         residual = None if evidence.above_static is None else prompt.residual
         rles = list(covering)
-        covered = masks.decode(masks.union(rles)) if rles else np.zeros_like(coarse)
-        free = coarse & ~covered
-        left_out = [
+        free = coarse
+        if rles:
+            covered = bits.rows_first(masks.decode(masks.union(rles))).view(np.bool_)
+            free = coarse & ~covered
+        components = masks.components(free)
+        left_out = tuple(
             LeftOut(
-                masks.encode(_drawn(pixels, free.shape)),
+                masks.encode_pixels(pixels, *free.shape),
                 len(pixels),
                 None if residual is None else float(residual[tuple(pixels.T)].mean(dtype=float)),
             )
-            for pixels in masks.components(free)
+            for pixels in components
             if not _is_rim(pixels, free.shape)
-        ]
+        )
         if residual is None:
-            return Remainder(tuple(left_out))
-        wanted, rest = _by_residual(residual, coarse), _by_residual(residual, free)
-        return Remainder(tuple(left_out), wanted, wanted - rest)
+            return Remainder(left_out)
+        wanted = _by_residual(residual[coarse])
+        free_pixels = np.concatenate([np.empty((0, 2), np.intp), *components])
+        rest = _by_residual(residual[tuple(free_pixels.T)])
+        return Remainder(left_out, wanted, wanted - rest)
 
     def fallen_back(self, decided: FallBack) -> list[LeftOut]:
         """The components that fall back to the coarse mask."""
         return [component for component in self.left_out if decided.applies_to(component)]
 
 
-def _by_residual(residual: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """[256] number of pixels of a region by their residual."""
-    steps = np.rint(np.clip(residual[region], 0.0, 1.0) * _STEPS).astype(np.intp)
+def _by_residual(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """[256] number of pixels by their residual, from the residuals of all."""
+    steps = np.rint(np.clip(values, 0.0, 1.0) * _STEPS).astype(np.intp)
     return np.bincount(steps, minlength=_STEPS + 1).astype(np.uint32)
-
-
-def _drawn(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    drawn = np.zeros(shape, dtype=np.bool_)
-    drawn[tuple(pixels.T)] = True
-    return drawn
 
 
 def _is_rim(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> bool:

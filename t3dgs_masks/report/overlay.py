@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from t3dgs_masks.masks import bounding_box
+from t3dgs_masks.masks import crop
 from t3dgs_masks.types import BoolMask, Image
 
 _TINT = 0.45
@@ -102,8 +102,8 @@ def _seen(mask: BoolMask, canvas: Image) -> _Shape | None:
         raise ValueError(f"mask of shape {mask.shape} on a frame of {canvas.shape[:2]}")
     if not mask.any():
         return None
-    rows, columns = bounding_box(mask)
-    return _Shape(rows, columns, np.ascontiguousarray(mask[rows, columns]).view(np.uint8))
+    (rows, columns), inside = crop(mask)
+    return _Shape(rows, columns, inside.view(np.uint8))
 
 
 def _tint(canvas: Image, shape: _Shape, colour: tuple[int, int, int]) -> None:
