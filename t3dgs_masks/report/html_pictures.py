@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
+from PIL import WebPImagePlugin
 
 from t3dgs_masks import bits, masks
 from t3dgs_masks.report.overlay import object_colour
@@ -33,6 +34,9 @@ _RESIDUAL_SCALE, _LONGEST_RESIDUAL = 0.5, 320  # of a photo's size: they are smo
 _LARGE = 1 << 17
 """Pixels of a photo. Of a smaller one it matters more how many bytes its pictures take; of a larger
 one, how long: as JPEG they take an eighth of the time and a third more bytes."""
+
+
+_WEBP = WebPImagePlugin.WebPImageFile.format  # Pillow would search all its formats for this one
 
 
 class _Format(NamedTuple):
@@ -55,7 +59,7 @@ def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes | memoryview:
 
 def _webp(image: NDArray[np.uint8], quality: int) -> bytes:
     buffer = BytesIO()
-    PilImage.fromarray(image).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    PilImage.fromarray(image).save(buffer, _WEBP, quality=quality, method=_WEBP_EFFORT)
     return buffer.getvalue()
 
 
@@ -182,12 +186,12 @@ class PictureCollector:
         coarse = self._coarse_sampler.runs(masks.encode(prompt.coarse))
         residual = None
         if prompt.residual is not None:
-            small = np.sqrt(np.clip(_resized(prompt.residual, self._residual_size), 0, 1))
+            roots = cv2.sqrt(_resized(prompt.residual, self._residual_size))
+            levels = np.asarray(cv2.convertScaleAbs(roots, alpha=255), np.uint8)  # rounded
             stride = 2 if self._is_large else 1
-            bright = float(np.percentile(small[::stride, ::stride], _BRIGHT_RESIDUAL)) ** 2
+            bright = float(np.percentile(roots[::stride, ::stride], _BRIGHT_RESIDUAL)) ** 2
             self._brightest[frame_idx] = max(bright, _LEAST_BRIGHT_RESIDUAL)
-            made_of = np.rint(small * 255).astype(np.uint8)
-            residual = (_LARGE_RESIDUAL if self._is_large else _SMALL_RESIDUAL).encoded(made_of)
+            residual = (_LARGE_RESIDUAL if self._is_large else _SMALL_RESIDUAL).encoded(levels)
         self._prompts[frame_idx] = FramePictures(coarse=coarse, residual=residual)
 
     def add_photo(self, frame_idx: int, image: Image) -> None:
