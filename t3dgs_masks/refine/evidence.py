@@ -27,6 +27,8 @@ _CLEAR_RATIO = 1.25
 """Residuals say something if they are so much higher inside coarse masks than outside."""
 _LEVEL_FRAMES = 32
 _SAMPLES_PER_SIDE = 256
+_FRAMES_AHEAD = 2
+"""A large residual takes tens of milliseconds, longer than small networks on a GPU."""
 _KEPT_BYTES = 32 << 20
 _FEWEST_KEPT, _MOST_KEPT = 3, 5
 """Frames: with three those who look at a frame together read it once; those who come behind may be
@@ -132,9 +134,9 @@ def residual_levels(prompts: PromptSource, num_frames: int) -> ResidualLevels:
 class RememberedPrompts:
     """A `PromptSource` for those who go through a sequence frame by frame, together.
 
-    The last frames are kept, so that they read each once; the one that comes next in their
-    direction is read beside what they do with it. For one thread; others, who come along behind,
-    have `FollowedPrompts`.
+    The last frames are kept, so that they read each once; those that come next in their direction
+    are read beside what they do with it. For one thread; others, who come along behind, have
+    `FollowedPrompts`.
     """
 
     def __init__(self, prompts: PromptSource, num_frames: int) -> None:
@@ -142,8 +144,8 @@ class RememberedPrompts:
         self._num_frames = num_frames
         self._at: int | None = None  # where they are
         self._kept: dict[int, FramePrompt] = {}  # the last few; never changed, but replaced
-        self._ahead: tuple[int, Future[FramePrompt]] | None = None
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._ahead: dict[int, Future[FramePrompt]] = {}
+        self._readers = ThreadPoolExecutor(_FRAMES_AHEAD, thread_name_prefix="prompts")
 
     @property
     def has_residuals(self) -> bool:
@@ -158,17 +160,20 @@ class RememberedPrompts:
             self._kept = dict([*others[1 - num_kept :], (frame_idx, prompt)])
             backward = self._at is not None and self._at > frame_idx
             self._at = frame_idx
-            self._read_ahead(frame_idx + (-1 if backward else 1))
+            self._read_ahead(frame_idx, -1 if backward else 1)
         return self._kept[frame_idx]
 
     def _read(self, frame_idx: int) -> FramePrompt:
-        ahead, self._ahead = self._ahead, None
-        is_read = ahead is not None and ahead[0] == frame_idx
-        return ahead[1].result() if ahead and is_read else self._prompts[frame_idx]
+        ahead = self._ahead.get(frame_idx)
+        return self._prompts[frame_idx] if ahead is None else ahead.result()
 
-    def _read_ahead(self, frame_idx: int) -> None:
-        if 0 <= frame_idx < self._num_frames and frame_idx not in self._kept:
-            self._ahead = frame_idx, self._reader.submit(self._prompts.__getitem__, frame_idx)
+    def _read_ahead(self, frame_idx: int, step: int) -> None:
+        ahead: dict[int, Future[FramePrompt]] = {}
+        for distance in range(1, _FRAMES_AHEAD + 1):
+            t = frame_idx + distance * step
+            if 0 <= t < self._num_frames and t not in self._kept:
+                ahead[t] = self._ahead.get(t) or self._readers.submit(self._prompts.__getitem__, t)
+        self._ahead = ahead
 
     def kept(self, frame_idx: int) -> FramePrompt | None:
         """The prompt of one of the last frames, for any thread; None if it is not kept."""
