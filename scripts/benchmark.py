@@ -658,9 +658,7 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         reference_bytes_per_frame=reference_bytes,
         reference_bytes_over_this=reference_bytes / written,
         reference_bytes_over_same=reference_bytes / (written - shown),
-        page_and_video_share=(
-            None if bare is None else 1 - _typical(bare)["seconds"] / typical["seconds"]
-        ),
+        page_and_video_share=None if bare is None else _typical_saving(runs, bare),
         unit_cpu_seconds=typical["unit_cpu_seconds"],
     )
 
@@ -678,6 +676,13 @@ def _per_frame(what: str, case: Case, typical: dict[str, Any]) -> float | None:
 def _typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The run of median duration."""
     return sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
+
+
+def _typical_saving(runs: Sequence[dict[str, Any]], shorter: Sequence[dict[str, Any]]) -> float:
+    """Share of their duration that runs would save by being like the `shorter` ones; of each, next
+    to which it ran, as machines are faster at times."""
+    pairs = zip(runs, shorter, strict=True)
+    return statistics.median(1 - short["seconds"] / run["seconds"] for run, short in pairs)
 
 
 def _growth(what: str, case: Case, results: dict[Case, list[dict[str, Any]]]) -> float | None:
