@@ -35,8 +35,8 @@ _LARGE = 1 << 17
 """Pixels of a photo. Of a smaller one it matters more how many bytes its pictures take; of a larger
 one, how long: as JPEG they take an eighth of the time and a third more bytes."""
 
-
-_WEBP = WebPImagePlugin.WebPImageFile.format  # Pillow would search all its formats for this one
+_WEBP = WebPImagePlugin.WebPImageFile.format
+"""Imported, so that Pillow need not load all its formats when the first of these is written."""
 
 
 class _Format(NamedTuple):
