@@ -38,7 +38,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,7 @@ from torch import Tensor, nn
 from t3dgs_masks import bits
 from t3dgs_masks.config import RefineConfig, RefineSettings
 from t3dgs_masks.io.outputs import OVERLAY, PAGE
+from t3dgs_masks.io.side_work import InPauses
 from t3dgs_masks.openmp import let_threads_rest
 from t3dgs_masks.refine_job import Networks, run_refine
 from t3dgs_masks.sam.checkpoints import load_sam2
@@ -191,8 +192,15 @@ class Row:
     reference_bytes_over_same: float
     """How many times the bytes that it takes us to write the same, and to resume: all but page and
     video."""
+    waited_share: float
+    """Of the whole time: in which the network stood still, or was done, while masks, page and video
+    were made. What these take from it where they are made beside it is not in there."""
+    waited_share_bare: float | None
+    """Likewise, without page and video; None if that was not tried. What is left are the masks, and
+    what it takes to know which objects they are made of."""
     page_and_video_share: float | None
-    """Of `seconds`: what went when they were left out; None if that was not tried."""
+    """Of `seconds`: what went when they were left out, between runs, whose own ups and downs are
+    several per cent; None if that was not tried."""
     unit_cpu_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -448,6 +456,7 @@ def run_case(
         networks.tracker = tracker
         networks.proposer = DiscProposer(networks.proposer, discs, units)
 
+    pauses: list[float] = []
     with tempfile.TemporaryDirectory(dir=scene.parent) as out:
         refine_settings = RefineSettings(
             video_path=scene / "frames",
@@ -465,8 +474,10 @@ def run_case(
             compile=settings.compile,
         )
         written, cpu_seconds = written_bytes(), time.process_time()
-        with device as pretended:
+        with device as pretended, timed_pauses(pauses):
+            begin = time.perf_counter()
             outcome = run_refine(refine_settings, adapt_networks=adapt)
+            whole_seconds = time.perf_counter() - begin
         written, cpu_seconds = written_bytes() - written, time.process_time() - cpu_seconds
         shown = [refine_settings.result_dir / name for name in (PAGE, OVERLAY)]
         shown_bytes = sum(path.stat().st_size for path in shown if path.is_file())
@@ -476,9 +487,11 @@ def run_case(
     verdicts = outcome.result.verdicts
     assert len(verdicts) == case.objects, [verdict.reason for verdict in verdicts]
     peak_rss_mb = report.peak_rss_mb or rss_mb()
+    page_seconds = whole_seconds - report.running_time  # which shows it, and so comes after it
     return {
         "counts": asdict(report.counts),
         "seconds": report.running_time,
+        "waited_share": (sum(pauses) + report.seconds["outputs"] + page_seconds) / whole_seconds,
         "stage_seconds": dict(report.seconds),
         "cpu_seconds": cpu_seconds,
         "floor": floor(tracker, units.wall, case),
@@ -497,6 +510,23 @@ def run_case(
             for shape, times in sorted(by_shape.items())
         },
     }
+
+
+@contextmanager
+def timed_pauses(seconds: list[float]) -> Iterator[None]:
+    """Adds to `seconds` how long each pause took in which a network waits for the small jobs."""
+    pause = InPauses.pause
+
+    def timed(self: InPauses) -> None:
+        begin = time.perf_counter()
+        pause(self)
+        seconds.append(time.perf_counter() - begin)
+
+    InPauses.pause = timed
+    try:
+        yield
+    finally:
+        InPauses.pause = pause
 
 
 def _rss_growth(rss: list[float], case: Case) -> float:
@@ -658,6 +688,10 @@ def _row(settings: Benchmark, case: Case, results: dict[Case, list[dict[str, Any
         reference_bytes_per_frame=reference_bytes,
         reference_bytes_over_this=reference_bytes / written,
         reference_bytes_over_same=reference_bytes / (written - shown),
+        waited_share=statistics.median(run["waited_share"] for run in runs),
+        waited_share_bare=(
+            None if bare is None else statistics.median(run["waited_share"] for run in bare)
+        ),
         page_and_video_share=None if bare is None else _typical_saving(runs, bare),
         unit_cpu_seconds=typical["unit_cpu_seconds"],
     )
@@ -764,6 +798,8 @@ _COLUMNS = {
     "reference": lambda row: f"{row.reference_bytes_per_frame / 1000:.0f}",
     "reference x": lambda row: f"{row.reference_bytes_over_this:.1f}",
     "without page, video": lambda row: f"{row.reference_bytes_over_same:.0f}",
+    "waited": lambda row: _percent(row.waited_share),
+    "waited without": lambda row: _percent(row.waited_share_bare),
     "their time": lambda row: _percent(row.page_and_video_share),
 }
 

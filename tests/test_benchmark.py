@@ -44,6 +44,9 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert ours["tensor_growth_mb_per_frame"] is None  # of one length
     assert "sam2, 5 frames, 2 objects, without page and video: " in done.stderr
     assert -1 < ours["page_and_video_share"] < 1
+    assert 0 < ours["waited_share"] < 1
+    assert 0 < ours["waited_share_bare"] < 1
+    assert official["waited_share_bare"] is None
     assert official["page_and_video_share"] is None
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
