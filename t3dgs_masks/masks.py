@@ -128,7 +128,7 @@ def encode(mask: BoolMask) -> Rle:
 
 
 def encode_pixels(pixels: NDArray[np.intp], height: int, width: int) -> Rle:
-    """[P, 2] rows and columns of (one or more) different pixels -> `Rle` of a mask of these."""
+    """[P, 2] rows and columns of different pixels, at least one -> `Rle`, True = those."""
     places = np.sort(pixels[:, 1] * height + pixels[:, 0])  # columns first
     last = np.flatnonzero(np.diff(places, append=-1) != 1)  # of each run, in `places`
     first = np.concatenate([[0], last[:-1] + 1])

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import cv2
@@ -299,6 +300,7 @@ class _Reader:
         self.residuals = residuals
         self._notify = notify
         self._told: set[str] = set()
+        self._telling = Lock()
 
     def white(self, frame_idx: int) -> BoolMask | None:
         """[H, W] bool, True where the mask file is white; None if there is no file."""
@@ -362,9 +364,10 @@ class _Reader:
             )
 
     def _notify_once(self, subject: str, message: str) -> None:
-        if subject not in self._told:
-            self._told.add(subject)
-            self._notify(message)
+        with self._telling:  # frames are read by several threads
+            if subject not in self._told:
+                self._told.add(subject)
+                self._notify(message)
 
 
 def white_of(planes: Planes) -> BoolMask:

@@ -162,21 +162,18 @@ class Remainder:
         if rles:
             covered = bits.rows_first(masks.decode(masks.union(rles))).view(np.bool_)
             free = coarse & ~covered
-        components = masks.components(free)
         left_out = tuple(
             LeftOut(
                 masks.encode_pixels(pixels, *free.shape),
                 len(pixels),
                 None if residual is None else float(residual[tuple(pixels.T)].mean(dtype=float)),
             )
-            for pixels in components
+            for pixels in masks.components(free)
             if not _is_rim(pixels, free.shape)
         )
         if residual is None:
             return Remainder(left_out)
-        wanted = _by_residual(residual[coarse])
-        free_pixels = np.concatenate([np.empty((0, 2), np.intp), *components])
-        rest = _by_residual(residual[tuple(free_pixels.T)])
+        wanted, rest = _by_residual(residual[coarse]), _by_residual(residual[free])
         return Remainder(left_out, wanted, wanted - rest)
 
     def fallen_back(self, decided: FallBack) -> list[LeftOut]:

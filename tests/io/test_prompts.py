@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -286,6 +288,25 @@ def test_undefined_residuals_count_as_0_with_one_notice(tmp_path: Path, notices:
         assert residual is not None
         np.testing.assert_allclose(residual[0, :3], [0, 0, 0.4])
     assert len(notices.about("NaN")) == 1
+
+
+def test_threads_that_read_at_once_say_it_once(tmp_path: Path) -> None:
+    names = list("abcdefgh")
+    (tmp_path / "diffs").mkdir()
+    for name in names:
+        write(tmp_path / f"masks/{name}.png", grey(SQUARE))
+        save_npy(tmp_path / f"diffs/{name}.npy", np.full_like(TWO_FIFTHS, np.nan))
+    said: list[str] = []
+
+    def say_slowly(message: str) -> None:
+        time.sleep(0.01)
+        said.append(message)
+
+    prompts = opened(tmp_path, names, polarity="white-transient", notify=say_slowly)
+    assert not said
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(prompts.__getitem__, range(len(names))))
+    assert len([message for message in said if "NaN" in message]) == 1
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,8 @@ def test_prompts_are_read_once_per_frame_and_pass(
     prompts = ArrayPrompts([LEFT, NOTHING, RIGHT, NOTHING, NOTHING])
     run(5, prompts, ScriptedProposer({0: [LEFT], 2: [RIGHT]}))
     # Forward, and filter, where the last few are still at hand.
-    assert prompts.reads == [0, 1, 2, 3, 4, *again]
+    assert sorted(prompts.reads[:5]) == [0, 1, 2, 3, 4], "two at a time, one of which begins"
+    assert prompts.reads[5:] == again
 
 
 @pytest.mark.parametrize(
