@@ -6,7 +6,7 @@ is read from those that are clear of its coarse mask.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +27,7 @@ _CLEAR_RATIO = 1.25
 """Residuals say something if they are so much higher inside coarse masks than outside."""
 _LEVEL_FRAMES = 32
 _SAMPLES_PER_SIDE = 256
-_FRAMES_AHEAD = 2
-"""A large residual takes tens of milliseconds, longer than small networks on a GPU."""
-_KEPT_BYTES = 32 << 20
-_FEWEST_KEPT, _MOST_KEPT = 3, 5
-"""Frames: with three those who look at a frame together read it once; those who come behind may be
-a pause of four frames behind."""
+_LEVEL_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -116,89 +111,22 @@ def residual_levels(prompts: PromptSource, num_frames: int) -> ResidualLevels:
     """Levels from a sample of frames: medians, so that a few odd frames do not move them."""
     if not prompts.has_residuals:
         return ResidualLevels("none")
-    inside, outside = [], []
     count = min(num_frames, _LEVEL_FRAMES)
-    for frame_idx in sorted({int(t) for t in np.linspace(0, num_frames - 1, count).round()}):
-        prompt = prompts[frame_idx]
-        if prompt.residual is None or not prompt.coarse.any() or prompt.coarse.all():
-            continue
-        inside.append(float(prompt.residual[prompt.coarse].mean(dtype=np.float64)))
-        outside.append(float(prompt.residual[~prompt.coarse].mean(dtype=np.float64)))
-    if not inside:
+    sample = sorted({int(t) for t in np.linspace(0, num_frames - 1, count).round()})
+    with ThreadPoolExecutor(_LEVEL_READERS, thread_name_prefix="prompts") as readers:
+        found = list(readers.map(lambda t: _means(prompts[t]), sample))
+    means = [both for both in found if both is not None]
+    if not means:
         return ResidualLevels("say nothing")
-    transient, static = float(np.median(inside)), float(np.median(outside))
+    transient, static = (float(np.median(side)) for side in zip(*means, strict=True))
     speak = transient > 0 and transient >= _CLEAR_RATIO * static
     return ResidualLevels("used" if speak else "say nothing", static, transient)
 
 
-class RememberedPrompts:
-    """A `PromptSource` for those who go through a sequence frame by frame, together.
-
-    The last frames are kept, so that they read each once; those that come next in their direction
-    are read beside what they do with it. For one thread; others, who come along behind, have
-    `FollowedPrompts`.
-    """
-
-    def __init__(self, prompts: PromptSource, num_frames: int) -> None:
-        self._prompts = prompts
-        self._num_frames = num_frames
-        self._at: int | None = None  # where they are
-        self._kept: dict[int, FramePrompt] = {}  # the last few; never changed, but replaced
-        self._ahead: dict[int, Future[FramePrompt]] = {}
-        self._readers = ThreadPoolExecutor(_FRAMES_AHEAD, thread_name_prefix="prompts")
-
-    @property
-    def has_residuals(self) -> bool:
-        return self._prompts.has_residuals
-
-    def __getitem__(self, frame_idx: int) -> FramePrompt:
-        if frame_idx != self._at:
-            prompt = self._kept.get(frame_idx) or self._read(frame_idx)
-            others = [item for item in self._kept.items() if item[0] != frame_idx]
-            room = _KEPT_BYTES // _num_bytes(prompt)
-            num_kept = max(_FEWEST_KEPT, min(_MOST_KEPT, room))
-            self._kept = dict([*others[1 - num_kept :], (frame_idx, prompt)])
-            backward = self._at is not None and self._at > frame_idx
-            self._at = frame_idx
-            self._read_ahead(frame_idx, -1 if backward else 1)
-        return self._kept[frame_idx]
-
-    def _read(self, frame_idx: int) -> FramePrompt:
-        ahead = self._ahead.get(frame_idx)
-        return self._prompts[frame_idx] if ahead is None else ahead.result()
-
-    def _read_ahead(self, frame_idx: int, step: int) -> None:
-        ahead: dict[int, Future[FramePrompt]] = {}
-        for distance in range(1, _FRAMES_AHEAD + 1):
-            t = frame_idx + distance * step
-            if 0 <= t < self._num_frames and t not in self._kept:
-                ahead[t] = self._ahead.get(t) or self._readers.submit(self._prompts.__getitem__, t)
-        self._ahead = ahead
-
-    def kept(self, frame_idx: int) -> FramePrompt | None:
-        """The prompt of one of the last frames, for any thread; None if it is not kept."""
-        return self._kept.get(frame_idx)
-
-
-class FollowedPrompts:
-    """A `PromptSource` for other threads, who come along behind: what is kept is not read again.
-
-    Args:
-        prompts: of the sequence.
-        remembered: the same, for those who go first.
-    """
-
-    def __init__(self, prompts: PromptSource, remembered: RememberedPrompts) -> None:
-        self._prompts = prompts
-        self._remembered = remembered
-
-    @property
-    def has_residuals(self) -> bool:
-        return self._prompts.has_residuals
-
-    def __getitem__(self, frame_idx: int) -> FramePrompt:
-        return self._remembered.kept(frame_idx) or self._prompts[frame_idx]
-
-
-def _num_bytes(prompt: FramePrompt) -> int:
-    return prompt.coarse.nbytes + (0 if prompt.residual is None else prompt.residual.nbytes)
+def _means(prompt: FramePrompt) -> tuple[float, float] | None:
+    """Of the residual inside and outside of the coarse mask; None if there is no such thing."""
+    coarse, residual = prompt.coarse, prompt.residual
+    if residual is None or not coarse.any() or coarse.all():
+        return None
+    inside, outside = residual[coarse], residual[~coarse]
+    return float(inside.mean(dtype=np.float64)), float(outside.mean(dtype=np.float64))

@@ -30,7 +30,8 @@ from typing import Literal
 from t3dgs_masks import bits
 from t3dgs_masks.refine.evidence import FrameEvidence, ResidualLevels, StaticResidual
 from t3dgs_masks.refine.ordering import Ordering
-from t3dgs_masks.types import BitMask, FramePrompt, PromptSource
+from t3dgs_masks.refine.prompts_at_hand import PromptsAtHand
+from t3dgs_masks.types import BitMask, FramePrompt
 
 _MIN_SUPPORT = 0.4
 """Share of a mask that has to look transient, in a video..."""
@@ -67,11 +68,10 @@ class Guard:
         ordering: whether it is a video.
     """
 
-    def __init__(self, prompts: PromptSource, levels: ResidualLevels, ordering: Ordering) -> None:
+    def __init__(self, prompts: PromptsAtHand, levels: ResidualLevels, ordering: Ordering) -> None:
         self.ordering = ordering
         self.levels = levels
         self._prompts = prompts
-        self._last: tuple[int, FrameEvidence] | None = None
         self._static: dict[int, StaticResidual | None] = {}  # by frame, of those seen so far
         self._min_support = _MIN_SUPPORT if ordering.ordered else _MIN_SUPPORT_UNORDERED
 
@@ -88,7 +88,7 @@ class Guard:
         Returns:
             What of `mask` counts (None: nothing), and why it is not all of it.
         """
-        evidence = self._evidence_at(frame_idx)
+        evidence = self._prompts.look(frame_idx, self._look)
         doubt = self._doubt(evidence, mask)
         if held is None:
             return (None, doubt) if doubt else (mask, None)
@@ -119,17 +119,17 @@ class Guard:
         return (rest if rest.any() else None), ADDS_STATIC
 
     def evidence(self, frame_idx: int, prompt: FramePrompt) -> FrameEvidence:
-        """What the prompt of a frame says, as far as residuals say anything in this sequence."""
+        """What the prompt of a frame says, as far as residuals say anything in this sequence. For
+        any thread."""
+        known = self._prompts.found(frame_idx, self._look)
+        return self._look(frame_idx, prompt) if known is None else known
+
+    def _look(self, frame_idx: int, prompt: FramePrompt) -> FrameEvidence:
         if not self.levels.speak:
             return FrameEvidence.of(prompt, None)
         if frame_idx not in self._static:
             self._static[frame_idx] = StaticResidual.of(prompt)
         return FrameEvidence.of(prompt, self._static[frame_idx])
-
-    def _evidence_at(self, frame_idx: int) -> FrameEvidence:
-        if self._last is None or self._last[0] != frame_idx:
-            self._last = frame_idx, self.evidence(frame_idx, self._prompts[frame_idx])
-        return self._last[1]
 
     def _doubt(self, evidence: FrameEvidence, mask: BitMask) -> str | None:
         """Why a whole mask is not believed on its frame; None if it is."""

@@ -12,7 +12,7 @@ from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import TransientMask
 from t3dgs_masks.refine.conclusion import Concluded, Conclusion, FrameResult
-from t3dgs_masks.refine.evidence import FollowedPrompts, RememberedPrompts, residual_levels
+from t3dgs_masks.refine.evidence import residual_levels
 from t3dgs_masks.refine.guard import Doubt, Guard
 from t3dgs_masks.refine.masklets import MaskletSet
 from t3dgs_masks.refine.observer import EarlyFrames, RefineObserver, SilentObserver, Stage
@@ -25,6 +25,7 @@ from t3dgs_masks.refine.passes import (
     PassCounts,
     PassState,
 )
+from t3dgs_masks.refine.prompts_at_hand import FollowedPrompts, PromptsAtHand
 from t3dgs_masks.refine.proposals import ProposalSearch
 from t3dgs_masks.refine.resume import PASSES, NoStore, Progress, ProgressKeeper, ProgressStore
 from t3dgs_masks.refine.scoring import Verdict
@@ -146,7 +147,7 @@ def refine(
     masklets = progress.masklets
     at_hand = followed = guard = None
     if prompts is not None:
-        at_hand = RememberedPrompts(prompts, last_frame + 1)
+        at_hand = PromptsAtHand(prompts, last_frame + 1)
         followed = FollowedPrompts(prompts, at_hand)
         if config.guard == "auto":
             levels = residual_levels(prompts, last_frame + 1)

@@ -9,7 +9,8 @@ import numpy as np
 from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.refine.points import PointsXY, coarse_points, grid_points, points_outside
-from t3dgs_masks.types import BoolMask, PromptSource, Proposal, Proposer, Rle
+from t3dgs_masks.refine.prompts_at_hand import PromptsAtHand
+from t3dgs_masks.types import BoolMask, FramePrompt, Proposal, Proposer, Rle
 
 TRACKED_MARGIN_PX = 10
 """Points this close (steps of the 4-connected cross) to a tracked object look for nothing new."""
@@ -26,7 +27,7 @@ class ProposalSearch:
         self,
         height: int,
         width: int,
-        prompts: PromptSource | None,
+        prompts: PromptsAtHand | None,
         proposer: Proposer,
         config: RefineConfig,
     ) -> None:
@@ -51,8 +52,12 @@ class ProposalSearch:
     def _search(
         self, frame_idx: int, tracked: Mapping[int, Rle], points_per_side: int
     ) -> list[Rle]:
-        coarse = None if self._prompts is None else self._prompts[frame_idx].coarse
-        points_xy = self._points(frame_idx, coarse, points_per_side)
+        coarse = None
+        if self._prompts is None:
+            points_xy = grid_points(points_per_side, self._height, self._width)
+        else:
+            coarse = self._prompts[frame_idx].coarse
+            points_xy = self._prompts.look(frame_idx, self._draw_points)
         if tracked:
             known = masks.decode(masks.union(list(tracked.values())))
             points_xy = points_outside(points_xy, masks.dilate(known, TRACKED_MARGIN_PX))
@@ -61,10 +66,8 @@ class ProposalSearch:
         proposals = self._proposer.propose(frame_idx, points_xy)
         return [masks.encode(p.mask) for p in proposals if self._is_believed(p, coarse)]
 
-    def _points(self, frame_idx: int, coarse: BoolMask | None, points_per_side: int) -> PointsXY:
-        if coarse is None:
-            return grid_points(points_per_side, self._height, self._width)
-        return coarse_points(coarse, seed=self._config.seed, frame_idx=frame_idx)
+    def _draw_points(self, frame_idx: int, prompt: FramePrompt) -> PointsXY:
+        return coarse_points(prompt.coarse, seed=self._config.seed, frame_idx=frame_idx)
 
     def _is_believed(self, proposal: Proposal, coarse: BoolMask | None) -> bool:
         if proposal.mask.shape != (self._height, self._width):

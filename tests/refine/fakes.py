@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from t3dgs_masks import bits, masks
 from t3dgs_masks.refine import Guard, Ordering, Stage
 from t3dgs_masks.refine.evidence import residual_levels
+from t3dgs_masks.refine.prompts_at_hand import PromptsAtHand
 from t3dgs_masks.types import (
     BoolMask,
     FloatMap,
@@ -318,4 +319,6 @@ def guard(
 
 
 def guard_of(prompts: ArrayPrompts, ordering: Ordering = VIDEO) -> Guard:
-    return Guard(prompts, residual_levels(prompts, len(prompts.coarse)), ordering)
+    num_frames = len(prompts.coarse)
+    at_hand = PromptsAtHand(prompts, num_frames)
+    return Guard(at_hand, residual_levels(prompts, num_frames), ordering)

@@ -10,7 +10,7 @@ import pytest
 from t3dgs_masks import masks
 from t3dgs_masks.config import RefineConfig
 from t3dgs_masks.errors import UserError
-from t3dgs_masks.refine import RefineResult, Stage, evidence, refine
+from t3dgs_masks.refine import RefineResult, Stage, prompts_at_hand, refine
 from t3dgs_masks.types import BoolMask, PromptSource, Proposer, Tracker
 from tests.refine.fakes import (
     BOTTOM,
@@ -324,7 +324,7 @@ def test_the_final_pass_can_be_left_out() -> None:
 def test_prompts_are_read_once_per_frame_and_pass(
     monkeypatch: pytest.MonkeyPatch, kept: int, again: list[int]
 ) -> None:
-    monkeypatch.setattr(evidence, "_MOST_KEPT", kept)
+    monkeypatch.setattr(prompts_at_hand, "_MOST_KEPT", kept)
     prompts = ArrayPrompts([LEFT, NOTHING, RIGHT, NOTHING, NOTHING])
     run(5, prompts, ScriptedProposer({0: [LEFT], 2: [RIGHT]}))
     # Forward, and filter, where the last few are still at hand.

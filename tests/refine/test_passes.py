@@ -20,6 +20,7 @@ from t3dgs_masks.refine.passes import (
     frames_around,
     frames_before,
 )
+from t3dgs_masks.refine.prompts_at_hand import PromptsAtHand
 from t3dgs_masks.refine.proposals import ProposalSearch
 from t3dgs_masks.types import BoolMask
 from tests.refine.fakes import (
@@ -439,7 +440,8 @@ def test_a_pass_goes_on_from_its_state_with_a_fresh_tracker(seed: int) -> None:
     scene = draw_scene(seed)
     config = RefineConfig(max_conditioning_frames=2, merge_iou=0.7)
     last = scene.num_frames - 1
-    search = ProposalSearch(HEIGHT, WIDTH, scene.prompts, MessyProposer(scene), config)
+    at_hand = PromptsAtHand(scene.prompts, scene.num_frames)
+    search = ProposalSearch(HEIGHT, WIDTH, at_hand, MessyProposer(scene), config)
 
     def make(kind: type[Pass], found: MaskletSet, state=None) -> Pass:
         tracker = MoodyTracker(scene)
