@@ -30,6 +30,7 @@ from torch import Tensor
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.fast_parts import FastParts
 from t3dgs_masks.sam.known_places import KnownPlaces
+from t3dgs_masks.sam.out_of_memory import is_out_of_memory
 from t3dgs_masks.types import FrameSequence, Image, Rle
 
 # ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
@@ -84,29 +85,33 @@ class LruCache(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> list[tuple[Key, Value]]:
         """Returns what had to make room, least recently used first."""
-        previous = self._values.pop(key, None)
-        if previous is not None:
-            self._used_bytes -= self._size_of(previous)
+        self.drop(key)
+        size = self._size_of(value)
+        evicted = self.make_room(size)
         self._values[key] = value
-        self._used_bytes += self._size_of(value)
-        return self._make_room()
+        self._used_bytes += size
+        return evicted
+
+    def make_room(self, num_bytes: int) -> list[tuple[Key, Value]]:
+        """Let one more value, of this size, fit; returns what had to go, as `put` does."""
+        return self._evict(least=0, more=1, more_bytes=num_bytes)
 
     def limit(self, most: int) -> list[tuple[Key, Value]]:
         """Keep no more than `most` from now on; returns what had to go, as `put` does."""
         self._most = most
-        return self._make_room()
+        return self._evict(least=1, more=0, more_bytes=0)
 
-    def _make_room(self) -> list[tuple[Key, Value]]:
+    def _evict(self, least: int, more: int, more_bytes: int) -> list[tuple[Key, Value]]:
+        """Make room for so many more, but keep at least so many."""
         evicted = []
-        while self._is_too_full and len(self._values) > 1:
+        while len(self._values) > least and not self._fits(more, more_bytes):
             evicted.append(self._values.popitem(last=False))
             self._used_bytes -= self._size_of(evicted[-1][1])
         return evicted
 
-    @property
-    def _is_too_full(self) -> bool:
-        too_many = self._most is not None and len(self._values) > self._most
-        return too_many or self._used_bytes > self._budget_bytes
+    def _fits(self, more: int, more_bytes: int) -> bool:
+        too_many = self._most is not None and len(self._values) + more > self._most
+        return not too_many and self._used_bytes + more_bytes <= self._budget_bytes
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,11 @@ class FrameFeatureCache:
         self._fast_parts = FastParts(model) if precision.reordered_sums else None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._begun: tuple[int, FrameFeatures] | None = None
+        # The CPU would only do at once what it does when asked.
+        self._may_begin = model.device.type != "cpu"
         self._last_encoded = 0
+        self._frame_bytes = 0  # of a frame's features; 0: not known yet
 
     @property
     def frames(self) -> FrameSequence:
@@ -240,13 +249,34 @@ class FrameFeatureCache:
         if near is not None:
             return near
         far = self._on_host.get(frame_idx)
-        features = self._encode(frame_idx) if far is None else far.to(self._model.device)
+        features = self._encoded(frame_idx) if far is None else far.to(self._model.device)
         moving = [(frame_idx, features)]
         if self._on_device is not None:
             moving = self._on_device.put(frame_idx, features)
             # What is in both places is not missed in one of them.
             self._on_host.demote(frame_idx)
         self._move_to_host(moving)
+        return features
+
+    def begin(self, frame_idx: int) -> None:
+        """Give a device of its own something to do while the host is busy with what it found: the
+        frame that will probably be asked for next, if that would be encoded then."""
+        if not self._may_begin or frame_idx in self or not 0 <= frame_idx < len(self._frames):
+            return
+        if self._on_device is not None:
+            # Now: a copy to the host would wait for the encoder.
+            self._move_to_host(self._on_device.make_room(self._frame_bytes))
+        try:
+            self._begun = frame_idx, self._encode(frame_idx)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._may_begin = False  # it was for speed alone
+
+    def _encoded(self, frame_idx: int) -> FrameFeatures:
+        if self._begun is None or self._begun[0] != frame_idx:
+            return self._encode(frame_idx)
+        (_, features), self._begun = self._begun, None
         return features
 
     def _move_to_host(self, moving: list[tuple[int, FrameFeatures]]) -> None:
@@ -259,13 +289,17 @@ class FrameFeatureCache:
         """Keep the features of a single frame on the device from now on, and all others on the
         host; False: there were no others."""
         leaving = [] if self._on_device is None else self._on_device.limit(1)
+        if self._begun is not None:
+            leaving.append(self._begun)
+        self._begun, self._may_begin = None, False
         self._move_to_host(leaving)
         return len(leaving) > 0
 
     def __contains__(self, frame_idx: int) -> bool:
         """Whether asking for that frame would cost no encoding."""
         near = self._on_device is not None and frame_idx in self._on_device
-        return near or frame_idx in self._on_host
+        begun = self._begun is not None and self._begun[0] == frame_idx
+        return near or begun or frame_idx in self._on_host
 
     def batched(self, frame_idx: int, batch: int) -> BatchedFeatures:
         """Features of one frame repeated for `batch` objects (views, no copies), flattened by
@@ -286,7 +320,9 @@ class FrameFeatureCache:
         num_levels = self._model.num_feature_levels
         if not self._positions:
             self._positions = [pos[:1] for pos in output["vision_pos_enc"][-num_levels:]]
-        return FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
+        features = FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
+        self._frame_bytes = features.num_bytes
+        return features
 
     def _pixels(self, frame_idx: int) -> Tensor:
         """[1, 3, S, S] on the host; the frame that comes next in this direction, if it will have to

@@ -154,9 +154,7 @@ class Sam2Tracker:
         self._conditioning.setdefault(object_id, {})[frame_idx] = mask
 
     def propagate(self, start_frame_idx: int, *, reverse: bool = False) -> Iterator[TrackedFrame]:
-        frames = self._features.frames
-        for logits in self.propagate_logits(start_frame_idx, reverse=reverse):
-            yield logits.thresholded(frames.height, frames.width)
+        return self._thresholded(self.propagate_logits(start_frame_idx, reverse=reverse), reverse)
 
     def propagate_logits(
         self, start_frame_idx: int, *, reverse: bool = False
@@ -207,9 +205,16 @@ class Sam2Tracker:
             raise ValueError("a snapshot of other objects")
         for batch, one in zip(batches, saved, strict=True):
             batch.propagated = dict(one.propagated)
-        frames = self._features.frames
         steps = self._steps(_Running(batches, reverse), frame_idx + (-1 if reverse else 1))
-        return (logits.thresholded(frames.height, frames.width) for logits in steps)
+        return self._thresholded(steps, reverse)
+
+    def _thresholded(self, steps: Iterator[TrackedLogits], reverse: bool) -> Iterator[TrackedFrame]:
+        """Masks at frame size; while they are at work on, a GPU is with the next frame already."""
+        frames = self._features.frames
+        for logits in steps:
+            tracked = logits.thresholded(frames.height, frames.width)
+            self._features.begin(logits.frame_idx + (-1 if reverse else 1))
+            yield tracked
 
     def _steps(self, running: _Running, first: int) -> Iterator[TrackedLogits]:
         self._running = running

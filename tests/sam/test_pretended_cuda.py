@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch import nn
 
 from scripts.pretended_cuda import PretendedCuda
 from t3dgs_masks import bits
@@ -114,6 +116,101 @@ def test_a_step_waits_for_its_result_alone(pretended: PretendedCuda, num_objects
         ("download", "tracker.py"): 4,
         ("download", "memory.py"): 12,
     }
+
+
+@dataclass
+class Encodings:
+    """Which frames were encoded, and how many waits of `memory.py` there had been by then."""
+
+    pretended: PretendedCuda
+    waits: list[int] = field(default_factory=list)
+
+    @staticmethod
+    def of(pretended: PretendedCuda, model: nn.Module) -> Encodings:
+        encodings = Encodings(pretended)
+        model.get_submodule("image_encoder").register_forward_pre_hook(encodings._note)
+        return encodings
+
+    def __len__(self) -> int:
+        return len(self.waits)
+
+    def waits_so_far(self) -> int:
+        waits = self.pretended.waits.items()
+        return sum(times for (_, place), times in waits if place.startswith("memory.py"))
+
+    def _note(self, *_: object) -> None:
+        self.waits.append(self.waits_so_far())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_next_frame_is_begun_before_the_host_has_its_masks(
+    pretended: PretendedCuda, reverse: bool
+) -> None:
+    sequence = blob_sequence(12, 1)
+    tracker = tracker_on("cuda", sequence)
+    encodings = Encodings.of(pretended, tracker._model)
+    given = (10, 11) if reverse else (0, 1)
+    for frame_idx in given:
+        tracker.condition(frame_idx, 0, sequence.rle(frame_idx, 0))
+    expected = [*range(4, 13), 12]
+    seen = []
+    for _ in tracker.propagate(9 if reverse else 2, reverse=reverse):
+        seen.append(len(encodings))
+        # What the new frame displaces has left the device before: copies do not wait for it.
+        assert encodings.waits_so_far() == encodings.waits[-1]
+    assert seen == expected, "each is encoded once, one frame ahead"
+
+
+def test_what_is_begun_is_kept_until_it_is_asked_for(pretended: PretendedCuda) -> None:
+    loaded = load_sam2("tiny-synthetic", device="cuda")
+    features = FrameFeatureCache(loaded.model, blob_sequence(6, 1), loaded.precision)
+    encodings = Encodings.of(pretended, loaded.model)
+    for frame_idx in (-1, 6):
+        features.begin(frame_idx)
+    assert len(encodings) == 0
+    features.begin(3)
+    features.begin(3)
+    assert 3 in features
+    assert 4 not in features
+    features[5]
+    assert len(encodings) == 2
+    features[3]
+    features[3]
+    features.begin(3)
+    assert len(encodings) == 2
+    features.begin(4)
+    assert features.leave_device()
+    features.begin(0)
+    features[4]
+    assert len(encodings) == 3, "not encoded again, and nothing begun where memory is short"
+
+
+def test_where_there_is_no_memory_to_begin_a_frame_it_waits(
+    pretended: PretendedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_sam2("tiny-synthetic", device="cuda")
+    features = FrameFeatureCache(loaded.model, blob_sequence(3, 1), loaded.precision)
+    encodings = Encodings.of(pretended, loaded.model)
+
+    def short(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(loaded.model, "forward_image", short)
+        features.begin(1)
+    assert 1 not in features
+    features.begin(1)
+    assert len(encodings) == 0, "it is not tried again"
+    features[1]
+    assert len(encodings) == 1
+
+    def broken(_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(loaded.model, "forward_image", broken)
+    others = FrameFeatureCache(loaded.model, blob_sequence(3, 1), loaded.precision)
+    with pytest.raises(RuntimeError, match="something else"):
+        others.begin(0)
 
 
 @pytest.mark.parametrize("num_objects", [1, 3, 20])
