@@ -3,13 +3,13 @@ frames."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from t3dgs_masks.cores import usable_cores
 from t3dgs_masks.io.side_work import Beside, InPauses, SideWork
 from t3dgs_masks.refine.observer import PassesOn, RefineObserver, Stage
 
@@ -34,8 +34,7 @@ class SideWorks:
     def for_network(device: torch.device, height: int, width: int) -> SideWorks:
         """For a network on this device, whose CPU threads are set already, and frames of `height`
         by `width` pixels."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        cores = cores or os.cpu_count() or 1
+        cores = usable_cores()
         if device.type == "cpu" and torch.get_num_threads() >= cores:
             every = max(1, min(_PAUSE_FRAMES, _PAUSE_PIXELS // (height * width)))
             pauses = InPauses(min(_MOST_WORKERS, cores), every)

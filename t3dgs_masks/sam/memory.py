@@ -15,27 +15,21 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image as PilImage
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from t3dgs_masks.sam.devices import Precision
 from t3dgs_masks.sam.fast_parts import FastParts
+from t3dgs_masks.sam.frame_reader import FrameReader
 from t3dgs_masks.sam.known_places import KnownPlaces
 from t3dgs_masks.sam.out_of_memory import is_out_of_memory
-from t3dgs_masks.types import FrameSequence, Image, Rle
-
-# ImageNet statistics, as sam2/utils/misc.py:load_video_frames applies them.
-_PIXEL_MEAN = np.array((0.485, 0.456, 0.406), np.float32)[:, None, None]
-_PIXEL_STD = np.array((0.229, 0.224, 0.225), np.float32)[:, None, None]
+from t3dgs_masks.types import FrameSequence, Rle
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -142,20 +136,6 @@ class BatchedFeatures:
     sizes: list[tuple[int, int]]  # per level (h, w)
 
 
-def image_to_tensor(image: Image, image_size: int, device: torch.device) -> Tensor:
-    """[H, W, 3] uint8 RGB -> [1, 3, image_size, image_size] float32, normalised.
-
-    Resized by Pillow exactly as sam2/utils/misc.py:_load_img_as_tensor does it, so that features
-    agree with the official video predictor's.
-    """
-    resized = PilImage.fromarray(image).resize((image_size, image_size))
-    # By numpy: a second thread that uses OpenMP, as PyTorch's operations do, makes OpenMP put all
-    # threads to sleep wherever they wait, which takes the network up to twice as long.
-    pixels = (np.array(resized) / 255.0).transpose(2, 0, 1).astype(np.float32)
-    normalised = (pixels - _PIXEL_MEAN) / _PIXEL_STD
-    return torch.from_numpy(np.ascontiguousarray(normalised)[None]).to(device)
-
-
 def default_cache_bytes() -> int:
     """A quarter of the memory that this process may use, and never more than half of what is free:
     room for the features of some hundred frames."""
@@ -223,12 +203,10 @@ class FrameFeatureCache:
         self._positions: list[Tensor] = []
         self._places = KnownPlaces(model)
         self._fast_parts = FastParts(model) if precision.reordered_sums else None
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
-        self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._reader = FrameReader(frames, model.image_size, model.device)
         self._begun: tuple[int, FrameFeatures] | None = None
         # The CPU would only do at once what it does when asked.
         self._may_begin = model.device.type != "cpu"
-        self._last_encoded = 0
         self._frame_bytes = 0  # of a frame's features; 0: not known yet
 
     @property
@@ -314,7 +292,8 @@ class FrameFeatureCache:
 
     @torch.inference_mode()
     def _encode(self, frame_idx: int) -> FrameFeatures:
-        image = self._pixels(frame_idx).to(self._model.device, non_blocking=True)
+        pixels = self._reader.pixels(frame_idx, lambda following: following not in self)
+        image = pixels.to(self._model.device, non_blocking=True)
         with self.computing():
             output = self._model.forward_image(image)
         num_levels = self._model.num_feature_levels
@@ -323,24 +302,6 @@ class FrameFeatureCache:
         features = FrameFeatures(tuple(output["backbone_fpn"][-num_levels:]))
         self._frame_bytes = features.num_bytes
         return features
-
-    def _pixels(self, frame_idx: int) -> Tensor:
-        """[1, 3, S, S] on the host; the frame that comes next in this direction, if it will have to
-        be encoded too, is read and resized beside the network."""
-        ahead, self._ahead = self._ahead, None
-        is_read = ahead is not None and ahead[0] == frame_idx
-        pixels = ahead[1].result() if ahead is not None and is_read else self._read(frame_idx)
-        following = frame_idx + (1 if frame_idx >= self._last_encoded else -1)
-        self._last_encoded = frame_idx
-        if 0 <= following < len(self._frames) and following not in self:
-            self._ahead = following, self._reader.submit(self._read, following)
-        return pixels
-
-    def _read(self, frame_idx: int) -> Tensor:
-        host = torch.device("cpu")
-        pixels = image_to_tensor(self._frames[frame_idx], self._model.image_size, host)
-        # From pinned memory the upload does not wait for what the device is busy with.
-        return pixels.pin_memory() if self._model.device.type == "cuda" else pixels
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from t3dgs_masks.masks import decode
 from t3dgs_masks.sam.devices import Precision
-from t3dgs_masks.sam.memory import image_to_tensor
+from t3dgs_masks.sam.frame_reader import image_to_tensor
 from t3dgs_masks.sam.tracker import TrackedLogits
 from t3dgs_masks.types import FrameSequence, Rle, TrackedFrame
 
@@ -41,7 +41,7 @@ class _LazyImages:
 
     def __getitem__(self, frame_idx: int) -> Tensor:
         image = self._frames[frame_idx]
-        return image_to_tensor(image, self._image_size, torch.device("cpu"))[0]
+        return image_to_tensor(image, self._image_size)[0]
 
 
 class OfficialTracker:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image as PilImage
-from sam2.utils.misc import load_video_frames
 
-from t3dgs_masks.errors import UserError
 from t3dgs_masks.masks import encode
 from t3dgs_masks.sam.counters import NetworkCounter
+from t3dgs_masks.sam.frame_reader import image_to_tensor
 from t3dgs_masks.sam.memory import (
     FrameFeatureCache,
     FrameMemory,
@@ -24,7 +21,6 @@ from t3dgs_masks.sam.memory import (
     StartCache,
     default_cache_bytes,
     default_device_cache_bytes,
-    image_to_tensor,
 )
 from tests.sam.scenes import blob_sequence
 
@@ -53,17 +49,6 @@ def test_lru_cache_like_a_list_in_order_of_use(budget, most, uses):
         assert cache.used_bytes == sum(len(v) for _, v in kept)
     assert cache.limit(2) == kept[:-2]
     assert cache.used_bytes == sum(len(v) for _, v in kept[-2:])
-
-
-def test_pixels_are_those_of_the_official_loader(tmp_path: Path):
-    image = np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8)
-    # Lossless bytes under the one suffix that the official loader takes.
-    PilImage.fromarray(image).save(tmp_path / "0.jpg", format="PNG")
-    expected, height, width = load_video_frames(
-        str(tmp_path), 64, offload_video_to_cpu=True, compute_device=torch.device("cpu")
-    )
-    assert (height, width) == image.shape[:2]
-    assert torch.equal(image_to_tensor(image, 64, torch.device("cpu")), expected)
 
 
 def test_a_frame_is_encoded_when_first_asked_for_and_again_only_if_dropped(random_sam2, cpu):
@@ -173,7 +158,7 @@ def test_features_are_those_of_the_plain_encoder(random_sam2, cpu):
     sequence = blob_sequence(2, 1)
     features = FrameFeatureCache(random_sam2, sequence, cpu)
     for frame_idx in (0, 1):
-        pixels = image_to_tensor(sequence[frame_idx], random_sam2.image_size, torch.device("cpu"))
+        pixels = image_to_tensor(sequence[frame_idx], random_sam2.image_size)
         with torch.inference_mode():
             plain = random_sam2.forward_image(pixels)["backbone_fpn"][-3:]
         assert all(map(torch.equal, features[frame_idx].levels, plain))
@@ -245,25 +230,3 @@ def test_reading_ahead_changes_nothing(random_sam2, cpu, order):
         fresh = FrameFeatureCache(random_sam2, sequence, cpu)[frame_idx]
         ahead = features[frame_idx]
         assert all(torch.equal(a, b) for a, b in zip(ahead.levels, fresh.levels, strict=True))
-
-
-def test_a_frame_that_cannot_be_read_ahead_fails_when_it_is_due(random_sam2, cpu):
-    class Broken:
-        def __init__(self) -> None:
-            self.sequence = blob_sequence(3, 1)
-            self.height, self.width = self.sequence.height, self.sequence.width
-            self.names = self.sequence.names
-
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, frame_idx: int) -> np.ndarray:
-            if frame_idx == 1:
-                raise UserError("frame 1 is broken")
-            return self.sequence[frame_idx]
-
-    features = FrameFeatureCache(random_sam2, Broken(), cpu)
-    features[0]
-    with pytest.raises(UserError, match="frame 1"):
-        features[1]
-    features[2]
