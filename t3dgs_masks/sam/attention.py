@@ -168,10 +168,11 @@ class LeanMemoryAttention:
         """[T, C], [L, C] and [M, L] -> [T, M], dot product attention with what is attended to given
         channel by channel."""
         rows = max(1, self._scores_at_once // keys.shape[0])
-        found = [
-            self._products(torch.softmax(self._products(some, keys), dim=-1), channels)
-            for some in queries.split(rows)
-        ]
+        found: list[Tensor] = []
+        for some in queries.split(rows):
+            scores = self._products(some, keys)
+            torch.softmax(scores, dim=-1, out=scores)  # where it is: they are megabytes
+            found.append(self._products(scores, channels))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _rotation(self, num_tokens: int) -> Tensor:

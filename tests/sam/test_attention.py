@@ -73,6 +73,16 @@ def exactly(stock: torch.nn.Module, given: dict) -> torch.Tensor:
     return deepcopy(stock).double()(**wide)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 64, 300])
+@pytest.mark.parametrize("columns", [1, 7, 16, 257, 2600, 20001])
+def test_softmax_may_write_where_it_reads(rows, columns):
+    """PyTorch does not say so."""
+    scores = 10 * torch.randn(rows, columns)
+    expected = torch.softmax(scores, dim=-1)
+    torch.softmax(scores, dim=-1, out=scores)
+    assert torch.equal(scores, expected)
+
+
 @torch.inference_mode()
 def test_in_blocks_as_at_once(model, monkeypatch):
     lean = LeanMemoryAttention(model.memory_attention)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 import struct
@@ -363,6 +364,16 @@ def test_tensors_that_cannot_be_copied(tiny_sam1: Path, tmp_path: Path) -> None:
     path = tmp_path / "meta.pth"
     torch.save(tensors, path)
     assert "cannot be used" in message_of(lambda: load_sam1(path, "cpu"))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, -1])
+def test_numbers_that_are_none(small_sam2: Path, tmp_path: Path, number: float, place: int) -> None:
+    content = torch.load(small_sam2, weights_only=True)
+    content["model"]["memory_encoder.out_proj.weight"].view(-1)[place] = number
+    torch.save(content, tmp_path / "broken.pt")
+    message = message_of(lambda: load_sam2(tmp_path / "broken.pt", device="cpu"))
+    assert "holds NaN or infinite numbers (memory_encoder.out_proj.weight)" in message
 
 
 # ---- Files that are something else

@@ -11,16 +11,20 @@ from sam2.modeling.sam2_base import SAM2Base
 from t3dgs_masks.sam.fast_decoder import fast_decoder
 from t3dgs_masks.sam.fast_linear import FastLinears
 
+_DRAWS = 12
+
 
 @pytest.fixture(params=["random", "trained"])
 def model(request: pytest.FixtureRequest) -> SAM2Base:
     return request.getfixturevalue(f"{request.param}_sam2")
 
 
-def prompts(model: SAM2Base, batch: int, num_points: int, *, shared: bool, masked: bool) -> dict:
+def prompts(
+    model: SAM2Base, batch: int, num_points: int, *, shared: bool, masked: bool, seed: int = 0
+) -> dict:
     """What SAM2 calls its mask decoder with: for the objects of a frame, or for the points of an
     image."""
-    generator = torch.Generator().manual_seed(batch)
+    generator = torch.Generator().manual_seed(1000 * seed + batch)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
@@ -47,21 +51,37 @@ def prompts(model: SAM2Base, batch: int, num_points: int, *, shared: bool, maske
 @pytest.mark.parametrize(("batch", "num_points"), [(1, 2), (3, 2), (5, 3)])
 @torch.inference_mode()
 def test_same_masks_scores_and_tokens(model, batch, num_points, shared, masked):
+    """With errors as of the stock decoder, on average: a single score is a matter of luck."""
     decoder = model.sam_mask_decoder
-    given = prompts(model, batch, num_points, shared=shared, masked=masked)
+    in_double = deepcopy(decoder).double()
+    errors: dict[str, list[list[torch.Tensor]]] = {"ours": [], "stock": []}
+    for seed in range(_DRAWS):
+        given = prompts(model, batch, num_points, shared=shared, masked=masked, seed=seed)
+        expected = decoder(**given)
+        with FastLinears(decoder).in_place(), fast_decoder(decoder).in_place():
+            found = decoder(**given)
+        exact = in_double(**_in_double(given))
+        for ours, stock, precise in zip(found, expected, exact, strict=True):
+            assert ours.shape == stock.shape
+            assert (ours - precise).abs().max() < 1e-4 * precise.abs().max()
+        for name, output in (("ours", found), ("stock", expected)):
+            pairs = zip(output, exact, strict=True)
+            errors[name].append([(one - precise).abs().mean() for one, precise in pairs])
+    means = {name: torch.tensor(of_draws).mean(dim=0) for name, of_draws in errors.items()}
+    assert (means["ours"] < 2 * means["stock"] + 1e-7).all()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["tracking", "points of one image"])
+@torch.inference_mode()
+def test_several_masks_and_nothing_that_stays_behind(model, shared):
+    decoder = model.sam_mask_decoder
+    given = prompts(model, 3, 2, shared=shared, masked=False)
     expected = decoder(**given)
     with FastLinears(decoder).in_place(), fast_decoder(decoder).in_place():
-        found = decoder(**given)
         several = decoder(**{**given, "multimask_output": True})
-    exact = deepcopy(decoder).double()(**_in_double(given))
-    for ours, stock, precise in zip(found, expected, exact, strict=True):
-        assert ours.shape == stock.shape
-        error, stock_error = (ours - precise).abs(), (stock - precise).abs()
-        assert error.mean() < 3 * stock_error.mean() + 1e-7
-        assert error.max() < 1e-4 * precise.abs().max()
     assert several[0].shape[1] == 3
     for ours, stock in zip(decoder(**given), expected, strict=True):
-        assert torch.equal(ours, stock)  # nothing stays behind
+        assert torch.equal(ours, stock)
 
 
 def _in_double(given: dict) -> dict:

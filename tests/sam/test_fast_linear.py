@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sam2.modeling.sam2_utils import MLP
 
+from t3dgs_masks.sam import fast_linear
 from t3dgs_masks.sam.checkpoints import load_sam2
 from t3dgs_masks.sam.devices import choose_precision
 from t3dgs_masks.sam.fast_linear import (
@@ -111,8 +112,10 @@ def test_tracked_logits_are_those_of_the_official_predictor(num_objects):
     assert max(differences) <= 0.02
 
 
+@pytest.mark.parametrize("has_avx512", [False, True])
 @torch.inference_mode()
-def test_an_activation_or_a_sum_goes_along():
+def test_an_activation_or_a_sum_goes_along(has_avx512, monkeypatch):
+    monkeypatch.setattr(fast_linear, "_fuses_gelu", lambda: has_avx512)
     features, others = torch.randn(2, 5, 7), torch.randn(2, 3, 5).transpose(1, 2)
     layer = torch.nn.Linear(7, 3)
     packed, expected = PackedLinear(layer.weight, layer.bias), layer(features)
