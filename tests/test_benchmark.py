@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -42,7 +43,13 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert ours["reference_bytes_over_this"] == pytest.approx(all_of_it)
     assert ours["tensor_mb"] > 1.0
     assert ours["tensor_growth_mb_per_frame"] is None  # of one length
-    assert "sam2, 5 frames, 2 objects, without page and video: " in done.stderr
+    begun = [line.partition(":")[0] for line in done.stderr.splitlines() if " frames, " in line]
+    with_both, bare = (
+        "sam2, 5 frames, 2 objects",
+        "sam2, 5 frames, 2 objects, without page and video",
+    )
+    between = "official, 5 frames, 2 objects"
+    assert begun == [with_both, bare, between, with_both, bare]
     assert -1 < ours["page_and_video_share"] < 1
     assert 0 < ours["waited_share"] < 1
     assert 0 < ours["waited_share_bare"] < 1
@@ -50,6 +57,18 @@ def test_both_trackers_on_the_same_scene(tmp_path: Path):
     assert official["page_and_video_share"] is None
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[-3:]] == ["tracker", "sam2", "official"]
+
+
+def test_runs_are_compared_with_those_made_around_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    _ratio = importlib.import_module("benchmark")._ratio
+    official = [{"seconds": 100.0}, {"seconds": 300.0}, {"seconds": 90.0}]
+    ours = [{"seconds": seconds} for seconds in (9.0, 11.0, 20.0, 40.0, 10.0, 10.0)]
+    assert _ratio(official, "seconds", ours, "seconds") == 10.0
+    floors = [{"seconds": 12.0, "floor": 10.0}, {"seconds": 30.0, "floor": 20.0}]
+    assert _ratio(floors, "seconds", floors, "floor") == pytest.approx((1.2 + 1.5) / 2)
+    assert _ratio(floors[:1], "seconds", floors, "floor") == 12.0 / 15.0
+    assert _ratio(None, "seconds", ours, "seconds") is None
 
 
 @pytest.mark.pretended_gpu
