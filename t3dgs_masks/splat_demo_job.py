@@ -23,6 +23,7 @@ from PIL import Image as PilImage
 
 from t3dgs_masks.apply_job import run_apply
 from t3dgs_masks.config import ApplySettings, DemoSettings, PromptsSettings, RefineSettings
+from t3dgs_masks.cores import usable_cores
 from t3dgs_masks.datasets.apply_masks import FrameMask, apply_masks
 from t3dgs_masks.datasets.dataset import DatasetFrame
 from t3dgs_masks.errors import UserError
@@ -227,7 +228,7 @@ class _Trainings:
         Raises:
             UserError: one failed; the others are stopped.
         """
-        cores = self._settings.threads or os.cpu_count() or 1
+        cores = self._settings.threads or usable_cores()
         at_once = 1 if self._on_cuda else max(1, min(cores, len(trainings)))
         waiting = dict(trainings)
         running: dict[str, subprocess.Popen[bytes]] = {}

@@ -30,6 +30,10 @@ class PromptsAtHand:
     The last frames are kept, so that they read each once; those that come next in their direction
     are read beside what they do with it, and looked at as this one was. For one thread; others, who
     come along behind, have `FollowedPrompts`.
+
+    Args:
+        prompts: of the sequence (True = transient); read by several threads at once.
+        num_frames: that they will go through, from the first.
     """
 
     def __init__(self, prompts: PromptSource, num_frames: int) -> None:
@@ -49,7 +53,8 @@ class PromptsAtHand:
         return self._seen(frame_idx).prompt
 
     def look(self, frame_idx: int, look: Look[Found]) -> Found:
-        """What `look` finds on this frame. Whoever looks at one frame will look at the next."""
+        """What `look` finds on this frame; raises what it, or reading, raises. Whoever looks at one
+        frame will look at the next."""
         seen = self._seen(frame_idx)
         self._looked_at[look] = frame_idx
         if look not in seen.found:

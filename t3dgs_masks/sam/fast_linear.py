@@ -57,11 +57,9 @@ class PackedLinear:
         """[..., C] float32 -> [..., L], with an activation applied."""
         if features.numel() == 0 or not is_available():
             return ACTIVATIONS[then](F.linear(features, self._weight, self._bias))
-        weight, fused = self._in_order(), then
-        if then == "gelu" and not _fuses_gelu():
-            fused = "none"
+        fused = "none" if then == "gelu" and not _fuses_gelu() else then
         product = torch.ops.mkldnn._linear_pointwise
-        mapped = product(features, weight, self._bias, fused, [], "none")
+        mapped = product(features, self._in_order(), self._bias, fused, [], "none")
         return mapped if fused == then else ACTIVATIONS[then](mapped)
 
     def added_to(self, others: Tensor, features: Tensor) -> Tensor:

@@ -204,7 +204,6 @@ class FrameFeatureCache:
         self._places = KnownPlaces(model)
         self._fast_parts = FastParts(model) if precision.reordered_sums else None
         self._reader = FrameReader(frames, model.image_size, model.device)
-        self._begun: tuple[int, FrameFeatures] | None = None
         # The CPU would only do at once what it does when asked.
         self._may_begin = model.device.type != "cpu"
         self._frame_bytes = 0  # of a frame's features; 0: not known yet
@@ -227,7 +226,7 @@ class FrameFeatureCache:
         if near is not None:
             return near
         far = self._on_host.get(frame_idx)
-        features = self._encoded(frame_idx) if far is None else far.to(self._model.device)
+        features = self._encode(frame_idx) if far is None else far.to(self._model.device)
         moving = [(frame_idx, features)]
         if self._on_device is not None:
             moving = self._on_device.put(frame_idx, features)
@@ -239,23 +238,17 @@ class FrameFeatureCache:
     def begin(self, frame_idx: int) -> None:
         """Give a device of its own something to do while the host is busy with what it found: the
         frame that will probably be asked for next, if that would be encoded then."""
-        if not self._may_begin or frame_idx in self or not 0 <= frame_idx < len(self._frames):
+        is_one = 0 <= frame_idx < len(self._frames)
+        if self._on_device is None or not self._may_begin or not is_one or frame_idx in self:
             return
-        if self._on_device is not None:
-            # Now: a copy to the host would wait for the encoder.
-            self._move_to_host(self._on_device.make_room(self._frame_bytes))
+        # Now: a copy to the host would wait for the encoder.
+        self._move_to_host(self._on_device.make_room(self._frame_bytes))
         try:
-            self._begun = frame_idx, self._encode(frame_idx)
+            self[frame_idx]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             self._may_begin = False  # it was for speed alone
-
-    def _encoded(self, frame_idx: int) -> FrameFeatures:
-        if self._begun is None or self._begun[0] != frame_idx:
-            return self._encode(frame_idx)
-        (_, features), self._begun = self._begun, None
-        return features
 
     def _move_to_host(self, moving: list[tuple[int, FrameFeatures]]) -> None:
         """Frames and their features, which are no longer kept on the device."""
@@ -267,17 +260,14 @@ class FrameFeatureCache:
         """Keep the features of a single frame on the device from now on, and all others on the
         host; False: there were no others."""
         leaving = [] if self._on_device is None else self._on_device.limit(1)
-        if self._begun is not None:
-            leaving.append(self._begun)
-        self._begun, self._may_begin = None, False
+        self._may_begin = False
         self._move_to_host(leaving)
         return len(leaving) > 0
 
     def __contains__(self, frame_idx: int) -> bool:
         """Whether asking for that frame would cost no encoding."""
         near = self._on_device is not None and frame_idx in self._on_device
-        begun = self._begun is not None and self._begun[0] == frame_idx
-        return near or begun or frame_idx in self._on_host
+        return near or frame_idx in self._on_host
 
     def batched(self, frame_idx: int, batch: int) -> BatchedFeatures:
         """Features of one frame repeated for `batch` objects (views, no copies), flattened by
